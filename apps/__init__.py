@@ -1,0 +1,1 @@
+"""The handlers: one program a device, each short enough to read at once."""

@@ -1,0 +1,1 @@
+"""The data descriptions, one JSON file a subsystem; no code."""

@@ -1,0 +1,158 @@
+"""What every test may ask for: real servers, a shared memory, a disturbed link; and what no test may leave behind.
+
+Servers are real. `server` runs a test once on each kind that this machine has; `own_server` gives one to kill.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.resource_tracker
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+from leaks import Snapshot, adopt_orphans
+from proxy import Proxy
+from servers import EXECUTABLES, OwnServer, empty, short_folder
+from waiting import eventually as wait_until
+
+if TYPE_CHECKING:
+    from shareddata import SharedMemory
+    from shareddata.server import Server
+
+OURS = ("SHAREDDATA_URL", "SHAREDDATA_SERVER", "LOGDIR", "LOGFILE", "INIT_MSG", "TMPFS_PATH")
+
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=100, database=None)
+hypothesis.settings.register_profile("full", deadline=None, max_examples=2000, database=None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the long forms too: more rounds, more examples")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("full" if config.getoption("--full") else "quick")
+    for name in OURS:
+        os.environ.pop(name, None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--full"):
+        return
+    for item in items:
+        if item.get_closest_marker("full"):
+            item.add_marker(pytest.mark.skip(reason="the long form: run with --full"))
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """True with --full: take the long form's number of rounds."""
+    return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _household() -> None:
+    """Let orphans come to us, and start once what multiprocessing keeps running."""
+    adopt_orphans()
+    multiprocessing.resource_tracker.ensure_running()
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks(_household: None) -> Iterator[None]:
+    """Fail a test that leaves a thread, a process, a file or a socket behind."""
+    before = Snapshot()
+    yield
+    leaked = before.leaked_after(patience=2)
+    if leaked:
+        pytest.fail("the test left behind:\n  " + "\n  ".join(leaked), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[dict[str, Server]]:
+    """A running server of each kind, for the whole session."""
+    from shareddata.server import Server
+
+    running: dict[str, Server] = {}
+    folders = {kind: short_folder() for kind in EXECUTABLES}
+    try:
+        for kind, executable in EXECUTABLES.items():
+            running[kind] = Server(folders[kind], executable=executable)
+            running[kind].start()
+        yield running
+    finally:
+        for kind, server in running.items():
+            server.stop()
+            shutil.rmtree(folders[kind])
+
+
+@pytest.fixture(params=sorted(EXECUTABLES, reverse=True))
+def kind(request: pytest.FixtureRequest) -> str:
+    """Run the test once on each kind of server: `valkey` (embedded) and, where it is installed, `redis` (Debian's)."""
+    return str(request.param)
+
+
+@pytest.fixture
+def server(servers: dict[str, Server], kind: str) -> Server:
+    """An emptied server, the same for many tests: not to be killed or stopped."""
+    empty(servers[kind].url)
+    return servers[kind]
+
+
+@pytest.fixture
+def url(server: Server) -> str:
+    """The address of an emptied server."""
+    return server.url
+
+
+@pytest.fixture
+def shm(url: str) -> Iterator[SharedMemory]:
+    """A SharedMemory on an emptied server; nothing is described yet."""
+    from shareddata import SharedMemory
+
+    with SharedMemory(url=url) as memory:
+        yield memory
+
+
+@pytest.fixture
+def own_server() -> Iterator[Callable[..., OwnServer]]:
+    """Make a server of the test's own: `own_server(kind="valkey", fsync=..., options=..., port=..., password=...)`."""
+    made: list[OwnServer] = []
+
+    def make(kind: str = "valkey", **options: object) -> OwnServer:
+        made.append(OwnServer(kind, **options))
+        return made[-1]
+
+    yield make
+    for each in reversed(made):
+        each.close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[..., Proxy]]:
+    """Make a disturbable link: `proxy(server.url)`, or `proxy(server.url, socket_path=...)` for a unix socket."""
+    made: list[Proxy] = []
+
+    def make(target: str, socket_path: str | None = None) -> Proxy:
+        made.append(Proxy(target, socket_path))
+        return made[-1]
+
+    yield make
+    for each in reversed(made):
+        each.close()
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A temporary folder whose path is short enough for sockets."""
+    folder = short_folder()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def eventually() -> Callable[..., object]:
+    """`eventually(condition, timeout=5, message="...")`: wait for a condition (`from waiting import eventually`)."""
+    return wait_until

@@ -1,0 +1,1 @@
+"""Recordings of real devices; SOURCES.md names their origins and licences."""
