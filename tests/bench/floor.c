@@ -6,7 +6,7 @@
  * converts answers with strtod. It speaks RESP2, because the libhiredis of Debian 12 knows no other; the answers to these
  * commands are the same bytes in RESP3.
  *
- *   floor SOCKET write|flush|read|unchanged PREFIX HISTORY COUNT          prints microseconds per operation
+ *   floor SOCKET write|flush|read|unchanged|turn PREFIX HISTORY COUNT     prints microseconds per operation
  *   floor SOCKET pace PREFIX HISTORY COUNT HERTZ                          writes PREFIX0, values[0] = CLOCK_MONOTONIC
  *   floor SOCKET listen|follow PREFIX HISTORY COUNT                       prints "ready", then one latency in us a line
  *
@@ -167,6 +167,7 @@ static void operate(redisContext *c, const char *operation, int turn) {
     else if (!strcmp(operation, "flush")) write_records(c, RECORDS, rows[turn % ROWS]);
     else if (!strcmp(operation, "read")) read_group(c);
     else if (!strcmp(operation, "unchanged")) read_record(c);
+    else if (!strcmp(operation, "turn")) write_records(c, 1, rows[turn % ROWS]), read_group(c);
     else die("no such operation");
 }
 
