@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
 from leaks import Snapshot, adopt_orphans
 from proxy import Proxy
 from servers import EXECUTABLES, OwnServer, empty, short_folder
@@ -67,6 +68,7 @@ def _no_leaks(_household: None) -> Iterator[None]:
     yield
     leaked = before.leaked_after(patience=2)
     if leaked:
+        before.end_processes()
         pytest.fail("the test left behind:\n  " + "\n  ".join(leaked), pytrace=False)
 
 

@@ -10,6 +10,7 @@ It knows the process table of Linux (`/proc`); elsewhere only threads are watche
 import ctypes
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -28,7 +29,7 @@ def adopt_orphans() -> None:
 
 
 def children() -> dict[int, str]:
-    """Return this process's running children: pid -> command line. Dead orphans are buried."""
+    """Return this process's running children: pid -> command line. A dead one does not count."""
     found = {}
     for task in Path("/proc/self/task").iterdir() if LINUX else ():
         try:
@@ -77,6 +78,12 @@ class Snapshot:
         processes = [f"process {pid}: {command}" for pid, command in children().items() if pid not in self.children]
         files = [f"descriptor {key[0]}: {target}" for key, target in open_files().items() if key not in self.files]
         return threads + processes + files
+
+    def end_processes(self) -> None:
+        """End the processes that leaked, so that nothing outlives the tests."""
+        for pid in children():
+            if pid not in self.children:
+                os.kill(pid, signal.SIGKILL)
 
     def leaked_after(self, patience: float) -> list[str]:
         """Return what is still left after at most `patience` seconds, given to what ends by itself."""

@@ -7,13 +7,13 @@ It knows bytes and sockets, nothing of Redis. Two threads a connection, one a di
 3. `close()` leaves no thread, no socket and no file.
 """
 
-import os
 import select
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlparse
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -24,7 +24,11 @@ def connect(url: str) -> socket.socket:
     parts = urlparse(url)
     if parts.scheme == "unix":
         link = socket.socket(socket.AF_UNIX)
-        link.connect(parts.path)
+        try:
+            link.connect(parts.path)
+        except OSError:
+            link.close()
+            raise
         return link
     link = socket.create_connection((parts.hostname or "localhost", parts.port or 6379))
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -92,7 +96,7 @@ class Proxy:
             thread.join(5)
         self._listener.close()
         if self._socket_path:
-            os.unlink(self._socket_path)
+            Path(self._socket_path).unlink(missing_ok=True)
 
     def _start(self, work: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=work, args=args, name=f"proxy {self.url}", daemon=True)
