@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from leaks import Snapshot, adopt_orphans
+from leaks import Snapshot, set_mark
 from proxy import Proxy
 from servers import EXECUTABLES, OwnServer, empty, short_folder
 from waiting import eventually as wait_until
@@ -56,8 +56,8 @@ def full(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def _household() -> None:
-    """Let orphans come to us, and start once what multiprocessing keeps running."""
-    adopt_orphans()
+    """Mark what tests start, and start once what multiprocessing keeps running."""
+    set_mark()
     multiprocessing.resource_tracker.ensure_running()
 
 

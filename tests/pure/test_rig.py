@@ -1,6 +1,5 @@
 """The test rig itself: the leak check notices, the proxy disturbs, waiting says what it waited for."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from leaks import LINUX, Snapshot, children
+from leaks import LINUX, Snapshot
 from proxy import Proxy, connect
 from waiting import eventually
 
@@ -110,13 +109,14 @@ def test_leaks_are_noticed(tmp_path: Path) -> None:
     assert before.leaked_after(1) == []
 
 
-@pytest.mark.skipif(not LINUX, reason="orphans are adopted on Linux only")
+@pytest.mark.skipif(not LINUX, reason="processes are looked up in /proc")
 def test_orphans_are_noticed() -> None:
+    before = Snapshot()
     starter = "import subprocess as s; print(s.Popen(['sleep', '600'], stdout=s.DEVNULL, stderr=s.DEVNULL).pid)"
     orphan = int(subprocess.run([sys.executable, "-Wignore", "-c", starter], capture_output=True).stdout)
-    assert eventually(lambda: children().get(orphan)) == "sleep 600"
-    os.kill(orphan, 9)
-    os.waitpid(orphan, 0)
+    assert before.leaked_after(0.1) == [f"process {orphan}: sleep 600"]
+    before.end_processes()
+    assert before.leaked_after(1) == []
 
 
 def test_waiting_says_what_was_seen() -> None:

@@ -3,11 +3,10 @@
 It knows the process table of Linux (`/proc`); elsewhere only threads are watched. Invariants:
 
 1. Only what is new since `Snapshot()` counts.
-2. Orphans count too: this process adopts what its descendants leave behind, so a daemon that outlives its starter is
-   found as a child.
+2. Orphans count too: every process that a test starts inherits a mark in its environment, so a daemon that outlives its
+   starter is found although it is nobody's child any more.
 """
 
-import ctypes
 import gc
 import os
 import signal
@@ -17,38 +16,32 @@ import time
 from pathlib import Path
 
 LINUX = sys.platform == "linux"
-PR_SET_CHILD_SUBREAPER = 36
+MARK = "SHAREDDATA_TESTS"
 # Files that a library opens once and keeps: counters of the machine, time zones, the cache of the tests themselves.
 KEPT = ("/proc/", "/sys/", "/dev/null", "/dev/urandom", "/usr/share/zoneinfo")
 
 
-def adopt_orphans() -> None:
-    """Become the parent of processes whose own parent ends (Linux: a child subreaper)."""
-    if LINUX:
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def set_mark() -> None:
+    """Mark this process's environment, and so its descendants', wherever they end up."""
+    os.environ[MARK] = str(os.getpid())
 
 
-def children() -> dict[int, str]:
-    """Return this process's running children: pid -> command line. A dead one does not count."""
-    found = {}
-    for task in Path("/proc/self/task").iterdir() if LINUX else ():
-        try:
-            pids = (task / "children").read_text().split()
-        except FileNotFoundError:
-            continue  # the thread ended meanwhile
-        for pid in map(int, pids):
-            command = _command(pid)
-            if command is not None:
-                found[pid] = command
-    return found
+def processes() -> set[int]:
+    """Return the process numbers of this machine."""
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()} if LINUX else set()
 
 
-def _command(pid: int) -> str | None:
+def ours(pid: int) -> str | None:
+    """Return the command line of a running process that descends from this one, else None."""
+    process = Path(f"/proc/{pid}")
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return None if state == "Z" else Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
-    except FileNotFoundError:
-        return None
+        state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
+        marked = f"{MARK}={os.environ[MARK]}\0".encode() in (process / "environ").read_bytes()
+        if state == "Z" or not (marked or int(parent) == os.getpid()):
+            return None
+        return (process / "cmdline").read_text().replace("\0", " ").strip()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None  # it ended meanwhile, or is another user's
 
 
 def open_files() -> dict[tuple[int, str], str]:
@@ -69,21 +62,20 @@ class Snapshot:
 
     def __init__(self) -> None:
         self.threads = set(threading.enumerate())
-        self.children = set(children())
+        self.processes = processes()
         self.files = set(open_files())
+
+    def new_processes(self) -> dict[int, str]:
+        """Return this process's descendants that are new: process number -> command line."""
+        found = {pid: ours(pid) for pid in processes() - self.processes}
+        return {pid: command for pid, command in found.items() if command is not None}
 
     def leaked(self) -> list[str]:
         """Return, in words, what is there now and was not then."""
         threads = [f"thread {thread.name!r}" for thread in threading.enumerate() if thread not in self.threads]
-        processes = [f"process {pid}: {command}" for pid, command in children().items() if pid not in self.children]
+        started = [f"process {pid}: {command}" for pid, command in self.new_processes().items()]
         files = [f"descriptor {key[0]}: {target}" for key, target in open_files().items() if key not in self.files]
-        return threads + processes + files
-
-    def end_processes(self) -> None:
-        """End the processes that leaked, so that nothing outlives the tests."""
-        for pid in children():
-            if pid not in self.children:
-                os.kill(pid, signal.SIGKILL)
+        return threads + started + files
 
     def leaked_after(self, patience: float) -> list[str]:
         """Return what is still left after at most `patience` seconds, given to what ends by itself."""
@@ -95,3 +87,8 @@ class Snapshot:
             time.sleep(0.01)
             leaked = self.leaked()
         return leaked
+
+    def end_processes(self) -> None:
+        """End the processes that leaked, so that nothing outlives the tests."""
+        for pid in self.new_processes():
+            os.kill(pid, signal.SIGKILL)

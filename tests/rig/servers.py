@@ -70,7 +70,8 @@ class OwnServer:
         self.kind, self.port, self.password = kind, port, password
         self._own_folder = folder is None
         self.folder = folder or short_folder()
-        extra = list(options)
+        self._pidfile = self.folder / "pid"
+        extra = [*options, "--pidfile", str(self._pidfile)]
         if port is not None:
             extra += ["--port", str(port), "--bind", "127.0.0.1"]
         if password is not None:
@@ -95,8 +96,8 @@ class OwnServer:
 
     @property
     def pid(self) -> int:
-        assert self.server.pid is not None, "the server does not run"
-        return self.server.pid
+        """The server's process number, also while it is stopped."""
+        return int(self._pidfile.read_text())
 
     def client(self, **options: object) -> redis.Redis:
         """Return a plain client, without retries: close it, or use it as a context manager."""
@@ -124,11 +125,9 @@ class OwnServer:
         self.start()
 
     def close(self) -> None:
-        """End the server, whatever state it is in, and remove its folder."""
-        if self.server.pid is not None:
-            self.cont()
-            self.server.kill()
-        if self._own_folder:
+        """End the server, whatever state it is in, and remove its folder; a second time does nothing."""
+        self.server.kill()
+        if self._own_folder and self.folder.exists():
             shutil.rmtree(self.folder)
 
 
@@ -138,11 +137,10 @@ def plain_client(url: str, **options: object) -> redis.Redis:
 
 
 def empty(url: str) -> None:
-    """Make a server as new: no keys, no notifications, no users but the default one, nobody paused, no bounds."""
+    """Make a server as new: no keys, no notifications, no users but the default one, nobody paused."""
     with plain_client(url) as client:
         client.execute_command("FLUSHALL", "SYNC")
         client.config_set("notify-keyspace-events", "")
-        client.config_set("maxmemory", "0")
         client.execute_command("CLIENT", "UNPAUSE")
         client.execute_command("FUNCTION", "FLUSH", "SYNC")
         users = [name for name in client.acl_users() if name not in ("default", b"default")]
