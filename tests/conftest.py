@@ -41,6 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long forms without --full; begin with what may take long, so that it is not left to the end."""
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
     if config.getoption("--full"):
         return
     for item in items:
