@@ -9,9 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from servers import empty
 
 import shareddata
+from servers import empty
 from shareddata import SharedMemory
 from shareddata.server import Server
 
