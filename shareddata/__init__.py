@@ -1,0 +1,55 @@
+"""Shared memory for robots, vehicles and laboratories: named records, shared through Redis.
+
+Programs that drive hardware write records, programs that use the data read them, wait for them, or follow every update:
+
+    with SharedMemory() as shm, DataDict("HDL_BATTERY", shm) as dd:
+        measures, = dd.set_datas_to_write(["BATTERY__measures"])
+        measures.set(12.6, -1.2)
+        dd.flush()
+"""
+
+from shareddata.data import Data
+from shareddata.datadesc import Field, Record
+from shareddata.datadict import DataDict
+from shareddata.errors import (
+    DecodeError,
+    DescriptionError,
+    FieldError,
+    NotInitialized,
+    ServerError,
+    ServerRefused,
+    ServerSetupError,
+    ServerTimeout,
+    ServerUnreachable,
+    SharedDataError,
+    UnknownData,
+)
+from shareddata.fifo import Fifo
+from shareddata.listen import Listener
+from shareddata.memory import SharedMemory
+from shareddata.stream import Follower
+
+Datadict = DataDict
+
+__all__ = [
+    "Data",
+    "DataDict",
+    "Datadict",
+    "DecodeError",
+    "DescriptionError",
+    "Field",
+    "FieldError",
+    "Fifo",
+    "Follower",
+    "Listener",
+    "NotInitialized",
+    "Record",
+    "ServerError",
+    "ServerRefused",
+    "ServerSetupError",
+    "ServerTimeout",
+    "ServerUnreachable",
+    "SharedDataError",
+    "SharedMemory",
+    "UnknownData",
+]

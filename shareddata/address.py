@@ -1,0 +1,176 @@
+"""Where a server is: addresses, the first connection, and the server's errors as ours.
+
+The only module that imports redis: redis-py connects, authenticates and does TLS; then the socket is handed over. It
+must not know what is sent afterwards. Invariants:
+
+1. An address is checked when it is made; nothing is connected before `open`.
+2. No message, log or representation shows a password.
+3. Errors that redis-py or the server name are translated here and nowhere else; any other exception is a bug.
+"""
+
+import os
+import socket
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+from shareddata import server
+from shareddata.errors import ServerError, ServerRefused, ServerSetupError, ServerTimeout, ServerUnreachable
+
+
+class Address:
+    """Where a server is: checked and resolved, not connected.
+
+    Args:
+        url: `redis://`, `rediss://`, `unix://` or `embedded:///folder[?fsync=always]`.
+
+    Raises:
+        ServerSetupError: when the address can't be understood; the message shows one that can.
+    """
+
+    def __init__(self, url: str) -> None:
+        scheme = url.partition("://")[0]
+        if scheme in ("sentinel", "cluster"):
+            raise ServerSetupError(f"{url}: {scheme}:// addresses are not known yet: give the address of one server")
+        if scheme == "embedded":
+            self._folder, self._fsync = _embedded(url)
+        elif scheme in ("redis", "rediss", "unix"):
+            self._folder = ""
+        else:
+            raise ServerSetupError(
+                f"{url!r} is no address: use redis://host:6379, rediss://host:6379 (TLS), unix:///path/to/socket or "
+                "embedded:///folder"
+            )
+        self._url = url
+        self.shown = _without_password(url)
+        self.database = int(self._arguments().get("db") or 0) if not self._folder else 0
+
+    @property
+    def local(self) -> bool:
+        """Whether everybody who uses this address is on this machine."""
+        return not self._url.startswith(("redis:", "rediss:"))
+
+    def _arguments(self, url: str = "") -> dict[str, Any]:
+        try:
+            return dict(redis.connection.parse_url(url or self._url))  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            raise ServerSetupError(f"{self.shown}: {error}: write it like redis://user:password@host:6379/0") from None
+
+    def open(self, timeout: float) -> socket.socket:
+        """Connect, authenticate and say that RESP3 is spoken; start the server of an embedded address if need be.
+
+        Raises:
+            ServerUnreachable, ServerTimeout, ServerRefused, ServerSetupError.
+        """
+        url = server.ensure(self._folder, fsync=self._fsync, wait=timeout).url if self._folder else self._url
+        arguments = self._arguments(url)
+        kind = arguments.pop("connection_class", redis.Connection)
+        settings = {
+            "protocol": 3,
+            "socket_timeout": timeout,
+            "retry": Retry(NoBackoff(), 0),
+            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        } | ({} if kind is redis.UnixDomainSocketConnection else {"socket_connect_timeout": timeout})
+        connection = None
+        try:
+            connection = kind(**arguments | settings)
+            connection.connect()
+            taken: socket.socket = connection._sock
+            connection._sock = None  # the socket is ours now: redis-py must not close it
+            return taken
+        except (redis.RedisError, OSError, TypeError, ValueError) as error:
+            raise self._translate(error) from None
+        finally:
+            if connection is not None:
+                connection.disconnect()
+
+    def _translate(self, error: Exception) -> ServerError:
+        """Return our error for one of redis-py's, met while connecting: nothing of the caller's was sent."""
+        text = str(error)
+        if isinstance(error, redis.exceptions.AuthenticationError | redis.exceptions.ResponseError):
+            return refusal(text, self.shown)
+        if isinstance(error, redis.exceptions.TimeoutError | TimeoutError):
+            return ServerTimeout(
+                f"{self.shown}: the server is silent: is it stopped, or the link cut? Nothing was sent"
+            )
+        if isinstance(error, TypeError | ValueError):
+            return ServerSetupError(f"{self.shown}: {text}: see the reference for what an address may hold")
+        if "certificate" in text.lower() or "ssl" in text.lower():
+            return ServerSetupError(f"{self.shown}: TLS failed: {text}: check ssl_ca_certs, ssl_certfile, ssl_keyfile")
+        return ServerUnreachable(
+            f"{self.shown}: nobody answers ({text}): start a server with `shareddata serve`, or use the address "
+            "embedded:///folder, which starts its own"
+        )
+
+
+def _embedded(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    fsync = options.pop("fsync", "everysec")
+    if parts.netloc or not parts.path.strip("/") or options or fsync not in ("everysec", "always"):
+        raise ServerSetupError(f"{url!r}: write embedded:///folder or embedded:///folder?fsync=always")
+    return unquote(parts.path), fsync
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return url.replace(f":{parts.password}@", ":***@", 1)
+
+
+def resolve(url: str | None = None, host: str | None = None, port: int | None = None) -> Address:
+    """Return the address that is meant: the URL, else host and port, else $SHAREDDATA_URL, else localhost:6379.
+
+    Redis: none.
+
+    >>> resolve(host="robot").shown
+    'redis://robot:6379'
+    """
+    if url:
+        return Address(url)
+    if host is not None or port is not None:
+        host = host or "localhost"
+        return Address(f"redis://[{host}]:{port or 6379}" if ":" in host else f"redis://{quote(host)}:{port or 6379}")
+    return Address(os.environ.get("SHAREDDATA_URL") or "redis://localhost:6379")
+
+
+_REMEDIES = {
+    "NOPERM": (ServerRefused, "give the user the right with ACL SETUSER, or log in as another one"),
+    "NOAUTH": (ServerRefused, "put user and password into the address: redis://user:password@host:6379"),
+    "WRONGPASS": (ServerRefused, "correct user and password in the address"),
+    "WRONGTYPE": (ServerRefused, "another program uses the key for something else: rename one of them"),
+    "OOM": (ServerRefused, "the server's memory is full: delete data or raise it with CONFIG SET maxmemory"),
+    "MISCONF": (ServerRefused, "the server cannot write to its disk: make room, see the server's log"),
+    "READONLY": (ServerRefused, "this is a replica: use the master's address"),
+    "NOREPLICAS": (ServerRefused, "too few replicas are connected for min-replicas-to-write"),
+    "EXECABORT": (ServerRefused, "the transaction was void: nothing was written"),
+    "LOADING": (ServerUnreachable, "it is still loading its data: try again"),
+    "MASTERDOWN": (ServerUnreachable, "the replica lost its master: try again, or use the master's address"),
+    "CLUSTERDOWN": (ServerUnreachable, "the cluster has no owner for this key: try again"),
+    "BUSY": (ServerUnreachable, "it is busy with a script: try again, or SCRIPT KILL"),
+    "MOVED": (ServerSetupError, "this server is part of a cluster, which needs a cluster:// address"),
+    "CROSSSLOT": (ServerSetupError, "this server is part of a cluster: use a namespace"),
+    "NOPROTO": (ServerSetupError, "the server speaks no RESP3: Redis 7.0 or Valkey 7.2 and later do"),
+}
+
+
+def refusal(text: str, where: str, done: str = "") -> ServerError:
+    """Return the exception for an error that the server answered.
+
+    Args:
+        text: the server's words, beginning with its error code.
+        where: the address.
+        done: what was written all the same, for the message.
+    """
+    code = text.partition(" ")[0]
+    if "unknown command" in text or "unknown subcommand" in text:
+        return ServerSetupError(f"{where}: the server said: {text}: use Redis 7.0 or Valkey 7.2, or later")
+    if "invalid username-password" in text or "AUTH" in text:
+        code = "WRONGPASS"
+    kind, remedy = _REMEDIES.get(code, (ServerRefused, "see the server's log"))
+    return kind(f"{where}: the server said: {text}: {remedy}{done}")

@@ -1,0 +1,430 @@
+"""The door: one socket to the server, transactions, and what the server sends by itself.
+
+One sendall, one recv, hiredis parses. It must not know records or descriptions; it carries bytes made by `wire`, over
+a socket that `address` has connected. Invariants:
+
+1. A request that may change something is sent at most once. If its answer doesn't come, the error says that the outcome
+   is unknown (`ServerError.outcome_unknown`), and the connection is closed: no late answer is taken for another's.
+2. Before a request is sent, what arrived meanwhile is taken: a connection that the server closed is opened anew first,
+   so that an idle program survives a server's restart.
+3. Every call returns or raises within the time-out.
+4. In a forked child the socket is closed unsent; the child's first call opens its own.
+
+A Connection belongs to one thread at a time.
+"""
+
+import logging
+import os
+import select
+import socket
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hiredis
+
+from shareddata.address import Address, refusal
+from shareddata.errors import ServerError, ServerSetupError, ServerTimeout, ServerUnreachable
+from shareddata.wire import pack, queued
+
+log = logging.getLogger("shareddata")
+
+HEARD_WITHIN = 1.0
+"""Seconds for which an answer from memory is given after the server was last heard."""
+
+_RETRY_FIRST, _RETRY_LONGEST = 0.01, 0.2  # seconds between tries to connect
+
+_connections: "weakref.WeakSet[Connection]" = weakref.WeakSet()
+
+
+def _drop_sockets_in_child() -> None:
+    for connection in list(_connections):
+        connection.close()
+
+
+os.register_at_fork(after_in_child=_drop_sockets_in_child)
+
+
+def _closed(_: int) -> list[Any]:
+    """Stand for `poll` where there is no socket: something is to be done before anything is sent."""
+    return [None]
+
+
+class Connection:
+    """One socket to the server, opened when it is first used and again when it broke.
+
+    Args:
+        address: where.
+        timeout: seconds within which every call returns or raises.
+        epoch_key: the key whose changes are noticed (`epoch`, `epoch_news`).
+        setup: called with this connection each time it was opened anew, before anything else is sent.
+
+    Attributes:
+        epoch: the value of the epoch key when it was last asked for.
+        epoch_news: True when the epoch key has changed since, or the connection was opened anew.
+        invalidated: True when something that this connection has read and tracks was changed since the last answer.
+        messages: what the server pushed since the last `transact`: `[kind, channel or keys, ...]`.
+        covered: what it had pushed before the answer of the last `transact`, which therefore knows of it.
+        heard: when the server was last heard, by the monotonic clock.
+
+    Redis: CLIENT TRACKING ON, GET of the epoch key.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        timeout: float,
+        epoch_key: str,
+        setup: "Callable[[Connection], None] | None" = None,
+    ) -> None:
+        self.address = address
+        self.timeout = timeout
+        self._epoch_key = epoch_key
+        self._epoch_bytes = epoch_key.encode()
+        self._setup = setup
+        self._sock: socket.socket | None = None
+        self.epoch: bytes | None = None
+        self.epoch_news = False
+        self.invalidated = False
+        self.messages: list[list[Any]] = []
+        self.covered: list[list[Any]] = []
+        self.heard = 0.0
+        self._clock_offset: int | None = None
+        self._away = False
+        self._ready: Callable[[int], list[Any]] = _closed
+        _connections.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.address.shown}{'' if self._sock else ' (closed)'}>"
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a socket; the server may have closed it meanwhile."""
+        return self._sock is not None
+
+    def open(self, wait: float | None = None) -> None:
+        """Open the connection if it isn't, trying again until the time is over.
+
+        Args:
+            wait: seconds to go on trying; the connection's time-out if None.
+
+        Raises:
+            ServerUnreachable: when nobody answered in that time.
+            ServerRefused, ServerSetupError: at once: waiting would not help.
+        """
+        if self._sock is not None:
+            return
+        wait = self.timeout if wait is None else wait
+        deadline, pause = time.monotonic() + wait, _RETRY_FIRST
+        while True:
+            try:
+                return self._open_once(max(0.05, min(self.timeout, deadline - time.monotonic())))
+            except (ServerUnreachable, ServerTimeout):
+                self.close()
+                if time.monotonic() + pause >= deadline:
+                    raise
+            except BaseException:
+                self.close()
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, _RETRY_LONGEST)
+
+    def _open_once(self, timeout: float) -> None:
+        sock = self.address.open(timeout)
+        self._sock = sock
+        self._reader = hiredis.Reader()
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        pending = getattr(sock, "pending", None)
+        self._ready = poll.poll if pending is None else lambda ms: [None] if pending() else poll.poll(ms)
+        self._clock_offset = None
+        self.messages.clear()
+        try:
+            sock.settimeout(timeout)
+            self.call("CLIENT", "TRACKING", "ON")
+            self.refresh_epoch()
+            if self._setup:
+                self._setup(self)
+        finally:
+            if self._sock is not None:
+                sock.settimeout(self.timeout)
+        self.epoch_news = self.invalidated = True
+        if self._away:
+            self._away = False
+            log.warning("%s: the server is back", self.address.shown)
+
+    def close(self) -> None:
+        """Close the socket; nothing is sent. The next call opens a new one."""
+        sock, self._sock = self._sock, None
+        self._ready = _closed
+        self.invalidated = True
+        if sock is not None:
+            sock.close()
+
+    def refresh_epoch(self) -> bytes | None:
+        """Ask for the epoch, and be told when it changes again.
+
+        Redis: GET.
+        """
+        self.epoch_news = False
+        self.epoch = self.call("GET", self._epoch_key)
+        return self.epoch
+
+    # -- what arrives by itself -----------------------------------------------------------------------------------
+
+    def quiet(self) -> bool:
+        """Tell whether nothing arrived and the server was heard within the last second: memory is up to date."""
+        return not self._ready(0) and time.monotonic() - self.heard < HEARD_WITHIN
+
+    def settle(self) -> None:
+        """Take what arrived by itself; open the connection if it is closed, by us or by the server.
+
+        Raises:
+            ServerUnreachable, ServerTimeout, ServerRefused, ServerSetupError: nothing was sent.
+        """
+        if not self._ready(0):
+            return
+        if self._sock is not None:
+            try:
+                self._take()
+            except ServerUnreachable:
+                pass  # it was idle: nothing is lost, and what follows opens a new one
+        if self._sock is None:
+            self.open()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until something arrives by itself, and take it.
+
+        Returns:
+            False when nothing came in that time.
+
+        Raises:
+            ServerUnreachable: when the connection broke.
+        """
+        if self._sock is None or not self._ready(max(0, int(seconds * 1000))):
+            return False
+        self._take()
+        return True
+
+    def _take(self) -> None:
+        """Receive once what came without a question, and sort it into the attributes."""
+        try:
+            data = self._sock.recv(65536)  # type: ignore[union-attr]
+        except OSError as error:
+            data, reason = b"", str(error)
+        else:
+            reason = "the server closed it"
+        if not data:
+            self._fail(ServerUnreachable(f"{self.address.shown}: the idle connection broke: {reason}"))
+        self.heard = time.monotonic()
+        self._reader.feed(data)
+        self._leftover()
+
+    def _push(self, push: Sequence[Any]) -> None:
+        if push[0] == b"invalidate":
+            keys = push[1]
+            if keys is None or self._epoch_bytes in keys:
+                self.epoch_news = True
+            if keys != [self._epoch_bytes]:
+                self.invalidated = True
+        self.messages.append(list(push))
+
+    # -- questions ------------------------------------------------------------------------------------------------
+
+    def call(self, *args: str | bytes | int | float, timeout: float | None = None) -> Any:
+        """Send one command and return its answer.
+
+        Raises:
+            ServerTimeout, ServerUnreachable: the outcome is unknown if the command was sent.
+            ServerRefused, ServerSetupError: the server said no.
+        """
+        return self.exchange([pack(*args)], timeout=timeout)[0]
+
+    def exchange(self, commands: Sequence[bytes], timeout: float | None = None) -> list[Any]:
+        """Send commands at once and return their answers; the first error among them is raised.
+
+        Args:
+            commands: from `wire.pack`.
+            timeout: seconds for all of them, instead of the connection's.
+        """
+        self.settle()
+        answers = self._ask(b"".join(commands), len(commands), timeout)
+        for answer in answers:
+            if isinstance(answer, hiredis.ReplyError):
+                raise refusal(str(answer), self.address.shown)
+        return answers
+
+    def subscribe(self, command: bytes) -> None:
+        """Send a SUBSCRIBE or PSUBSCRIBE and wait until it stands; what is published comes into `messages`.
+
+        Redis: the command, PING.
+        """
+        self._send(command + pack("PING"))
+        answer = self._answer()
+        if isinstance(answer, hiredis.ReplyError):
+            self._answer()
+            raise refusal(str(answer), self.address.shown)
+
+    def transact(self, request: bytes, subjects: Sequence[Any]) -> list[Any]:
+        """Send a MULTI/EXEC and return what its commands answered. This is the data path: call `settle` before it.
+
+        Args:
+            request: from `wire.transaction`.
+            subjects: for each command what it is about, for messages.
+
+        Raises:
+            ServerTimeout, ServerUnreachable: the outcome is unknown if the request was sent (`outcome_unknown`).
+            ServerRefused: nothing was written, or the message lists what was.
+
+        Redis: MULTI, the commands, EXEC.
+        """
+        self._send(request)
+        data = self._receive()
+        expected = queued(len(subjects))
+        if data.startswith(expected):
+            self._reader.feed(data, len(expected), len(data) - len(expected))
+            answer = self._answer()
+        else:
+            self._reader.feed(data)
+            answers = [self._answer() for _ in range(len(subjects) + 2)]
+            answer = answers[-1]
+            if isinstance(answer, hiredis.ReplyError):
+                raise self._aborted(answers[1:-1], subjects)
+        self.invalidated = False
+        if self.messages or self.covered:
+            self.covered, self.messages = self.messages, []
+        self._leftover()
+        for reply in answer:
+            if isinstance(reply, hiredis.ReplyError):
+                raise self._partly(answer, subjects)
+        return answer  # type: ignore[no-any-return]
+
+    def read(self, request: bytes, subjects: Sequence[Any]) -> list[Any]:
+        """Do the same for commands that change nothing: asked once more where the connection broke.
+
+        Redis: MULTI, the commands, EXEC; after a broken connection again.
+        """
+        try:
+            return self.transact(request, subjects)
+        except ServerUnreachable:
+            return self.transact(request, subjects)
+
+    def command(self, request: bytes) -> Any:
+        """Send one prepared command and return its answer: the data path of one record without history.
+
+        Call `settle` before it.
+        """
+        self._send(request)
+        self._reader.feed(self._receive())
+        answer = self._answer()
+        self.messages.clear()
+        self._leftover()
+        if isinstance(answer, hiredis.ReplyError):
+            raise refusal(str(answer), self.address.shown, ": nothing was written")
+        return answer
+
+    def clock(self) -> int:
+        """Return the server's clock in milliseconds since 1970; asked once for each connection.
+
+        Redis: TIME.
+        """
+        if self._clock_offset is None:
+            seconds, microseconds = self.call("TIME")
+            self._clock_offset = int(seconds) * 1000 + int(microseconds) // 1000 - int(time.monotonic() * 1000)
+        return self._clock_offset + int(time.monotonic() * 1000)
+
+    def _ask(self, request: bytes, answers: int, timeout: float | None = None) -> list[Any]:
+        sock = self._sock
+        if timeout is not None and sock is not None:
+            sock.settimeout(timeout)
+        try:
+            self._send(request)
+            result = [self._answer() for _ in range(answers)]
+            self._leftover()
+            return result
+        finally:
+            if timeout is not None and self._sock is not None:
+                self._sock.settimeout(self.timeout)
+
+    def _aborted(self, answers: Sequence[Any], subjects: Sequence[Any]) -> ServerError:
+        """Return the error for a transaction that the server refused whole."""
+        errors = [(reply, who) for reply, who in zip(answers, subjects) if isinstance(reply, hiredis.ReplyError)]
+        text, who = errors[0] if errors else ("EXECABORT", "the transaction")
+        return refusal(str(text), f"{self.address.shown}, {who}", ": nothing was written")
+
+    def _partly(self, answer: Sequence[Any], subjects: Sequence[Any]) -> ServerError:
+        """Return the error for an EXEC of which some commands failed: an error there does not undo the others."""
+        results = list(zip(answer, subjects))
+        text, who = next((r, s) for r, s in results if isinstance(r, hiredis.ReplyError))
+        done = dict.fromkeys(str(s) for r, s in results if not isinstance(r, hiredis.ReplyError))
+        rest = f"; done all the same: {', '.join(done)}" if done else ""
+        return refusal(str(text), f"{self.address.shown}, {who}", rest)
+
+    # -- bytes ----------------------------------------------------------------------------------------------------
+
+    def _send(self, request: bytes) -> None:
+        """Send all of a request. What could not be sent whole ends without its last byte: the server drops it."""
+        if self._sock is None:
+            self.open()
+        try:
+            self._sock.sendall(request)  # type: ignore[union-attr]
+        except OSError as error:
+            self._fail(ServerUnreachable(f"{self.address.shown}: the connection broke ({error}): nothing was written"))
+
+    def _receive(self) -> bytes:
+        try:
+            data = self._sock.recv(65536)  # type: ignore[union-attr]
+        except OSError as error:
+            self._broken(error)
+        if not data:
+            self._broken(ConnectionResetError("the server closed it"))
+        self.heard = time.monotonic()
+        return data
+
+    def _parse(self) -> Any:
+        """Return the next whole answer that is here, False if there is none; pushes are sorted out."""
+        while True:
+            try:
+                reply = self._reader.gets()
+            except hiredis.ProtocolError as error:
+                self._fail(ServerSetupError(f"{self.address.shown}: whoever answers is no Redis server: {error}"))
+            if isinstance(reply, hiredis.PushNotification):
+                self._push(reply)
+            else:
+                return reply
+
+    def _answer(self) -> Any:
+        """Return the next answer, receiving as long as it isn't whole."""
+        reply = self._parse()
+        if reply is False:
+            deadline = time.monotonic() + self.timeout
+            while reply is False:
+                if time.monotonic() > deadline:
+                    self._broken(TimeoutError())
+                self._reader.feed(self._receive())
+                reply = self._parse()
+        return reply
+
+    def _leftover(self) -> None:
+        """Sort out what came behind an answer: pushes."""
+        if self._reader.has_data() and (reply := self._parse()) is not False:
+            self._fail(ServerUnreachable(f"{self.address.shown}: an answer without a question: {reply!r}"))
+
+    def _broken(self, error: OSError) -> Any:
+        unknown = "the request was sent, so the server may have applied it: its outcome is unknown"
+        if isinstance(error, TimeoutError):
+            text = f"{self.address.shown}: no answer within {self.timeout:g} s: is the server stopped, or the link cut?"
+            self._fail(ServerTimeout(f"{text} {unknown}", outcome_unknown=True))
+        text = f"{self.address.shown}: the connection broke ({error}); {unknown}"
+        self._fail(ServerUnreachable(text, outcome_unknown=True))
+
+    def _fail(self, error: ServerError) -> Any:
+        """Close the connection and raise; the first time since it was open, say so in the log."""
+        if self._sock is not None and not self._away:
+            self._away = True
+            log.warning("%s: the server went: %s", self.address.shown, error)
+        self.close()
+        raise error

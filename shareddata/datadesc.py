@@ -1,0 +1,467 @@
+"""The data description: which records there are, and what their fields are.
+
+It knows JSON descriptions and turns them into `Record` and `Field`; it must not know sockets, keys or how values are
+written. Invariants:
+
+1. A description is taken whole or not at all: the first mistake is a DescriptionError that names file, line, record,
+   field, what was expected and the remedy.
+2. `ts` (float) and `sender` (str) are the first fields of every record, in that order.
+3. A Record is immutable; `parse_record(record.name, record.as_json()) == record`.
+
+The short form of a record is a list of `[name, default]`; a third element holds options. The long form is an object
+`{"doc": ..., "owner": ..., "history": ..., "max_age": ..., "fields": [...]}`. The type of a field is its default's:
+`0.0` float, `0` int, `false` bool, `""` str, `[]` list, `{}` object, `null` any JSON value; `dtype` and `shape` make
+it an array. `datadesc.schema.json` says the same as a JSON Schema.
+"""
+
+import difflib
+import json
+import keyword
+import math
+import re
+from collections import namedtuple
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from shareddata.errors import DescriptionError
+from shareddata.names import check_name
+
+DEFAULT_HISTORY = 256
+"""Trames that a record's history keeps when its description does not say."""
+
+_SPAN_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_FIELD_OPTIONS = ("unit", "min", "max", "on_limit", "doc", "dtype", "shape")
+_RECORD_OPTIONS = ("doc", "owner", "history", "max_age", "fields")
+
+DTYPES = (
+    *("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8"),
+    *("<f2", "<f4", "<f8", "<c8", "<c16"),
+)
+"""The element types of arrays, as numpy writes them (`numpy.dtype(...).str`); single bytes also as `<u1`."""
+
+Source = str | Path | Mapping[str, Any]
+"""A description: the path of a JSON file, or what such a file holds, as a dictionary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a record.
+
+    Attributes:
+        name: an identifier.
+        type: `float`, `int`, `bool`, `str`, `list`, `object`, `any` or `array`.
+        default: the value of a record that was never written.
+        unit: the unit of the value (`"V"`, `"m/s"`), `""` for none.
+        min: the lowest value that is within limits, None for no limit.
+        max: the highest one.
+        on_limit: `"flag"` stores a value out of limits and lets readers tell, `"refuse"` makes it a FieldError.
+        doc: what the field means.
+        dtype: an array's element type, as numpy writes it.
+        shape: an array's number of elements in each dimension.
+    """
+
+    name: str
+    type: str
+    default: Any
+    unit: str = ""
+    min: float | None = None
+    max: float | None = None
+    on_limit: str = "flag"
+    doc: str = ""
+    dtype: str | None = None
+    shape: tuple[int, ...] = ()
+
+    def outside(self, value: Any) -> bool:
+        """Tell whether a number is out of this field's limits; NaN is outside of any limit."""
+        if self.min is not None and not value >= self.min:
+            return True
+        return self.max is not None and not value <= self.max
+
+    @property
+    def kind(self) -> tuple[str, str | None, tuple[int, ...]]:
+        """What `codec.encoder` and `codec.decoder` take: type, dtype, shape."""
+        return self.type, self.dtype, self.shape
+
+    def type_text(self) -> str:
+        """Return the type and unit for messages and tables: `float [V]`, `array <f4 (3,)`."""
+        text = f"array {self.dtype} {self.shape}" if self.dtype else "JSON value" if self.type == "any" else self.type
+        return f"{text} [{self.unit}]" if self.unit else text
+
+
+@dataclass(frozen=True)
+class Record:
+    """A named, ordered set of fields.
+
+    Attributes:
+        name: letters, digits and `_.-`.
+        fields: the fields in order; the first two are `ts` and `sender`.
+        doc: what the record is.
+        owner: the name of the program that writes it.
+        history: how many trames the history keeps (0: none), or for how long, as text like `"2h"`.
+        max_age: seconds after which a trame is old, None for never.
+    """
+
+    name: str
+    fields: tuple[Field, ...]
+    doc: str = ""
+    owner: str = ""
+    history: int | str = DEFAULT_HISTORY
+    max_age: float | None = None
+
+    @cached_property
+    def trame(self) -> Any:
+        """The named tuple class of this record's values."""
+        return namedtuple(re.sub(r"\W|^(?=\d)", "_", self.name), [f.name for f in self.fields])
+
+    @cached_property
+    def limited(self) -> tuple[tuple[int, Field], ...]:
+        """The fields with limits, each with its position."""
+        return tuple((i, f) for i, f in enumerate(self.fields) if f.min is not None or f.max is not None)
+
+    @property
+    def history_span(self) -> float | None:
+        """For how many seconds the history is kept, None when it is bounded by a count."""
+        return parse_span(self.history) if isinstance(self.history, str) else None
+
+    def field(self, name: str) -> Field:
+        """Return a field by its name.
+
+        Raises:
+            KeyError: when the record has no such field.
+        """
+        for candidate in self.fields:
+            if candidate.name == name:
+                return candidate
+        raise KeyError(name)
+
+    def out_of_limits(self, trame: tuple[Any, ...]) -> tuple[str, ...]:
+        """Return the names of the fields whose values are out of the described limits.
+
+        Args:
+            trame: one value of this record.
+
+        Redis: none.
+        """
+        return tuple(f.name for i, f in self.limited if f.outside(trame[i]))
+
+    def defaults(self) -> list[Any]:
+        """Return the value of each field of a record that was never written."""
+        return [f.default for f in self.fields]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the long form of the description, with only what differs from what is usual."""
+        result: dict[str, Any] = {"doc": self.doc} if self.doc else {}
+        if self.owner:
+            result["owner"] = self.owner
+        if self.history != DEFAULT_HISTORY or any(f.dtype for f in self.fields):
+            result["history"] = self.history
+        if self.max_age is not None:
+            result["max_age"] = self.max_age
+        result["fields"] = [_field_as_json(f) for f in self.fields]
+        return result
+
+
+def _field_as_json(f: Field) -> list[Any]:
+    options = {
+        option: list(value) if option == "shape" else value
+        for option in _FIELD_OPTIONS
+        if (value := getattr(f, option)) not in (None, "", ())
+        and (option != "on_limit" or value != "flag")
+        and (option != "shape" or f.dtype)
+    }
+    return [f.name, f.default, options] if options else [f.name, f.default]
+
+
+def parse_span(text: str) -> float:
+    """Return a time like `"2h"`, `"90 s"`, `"30min"` or `"1.5d"` in seconds.
+
+    Raises:
+        ValueError: when it is not a positive number with one of the units s, m, min, h, d.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|m|min|h|d)\s*", text)
+    if not match or float(match[1]) <= 0:
+        raise ValueError(f"{text!r} is no time: write a number and s, m, h or d, like '2h'")
+    return float(match[1]) * _SPAN_UNITS[match[2]]
+
+
+def check_compatible(running: Record, described: Record) -> None:
+    """Check that a program that knows one description of a record can go on under a newer one.
+
+    It can when every field it knows is still there with the same type; new fields, units, limits and texts don't
+    disturb it.
+
+    Raises:
+        DescriptionError: naming the field that went or changed its type.
+    """
+    new = {f.name: f for f in described.fields}
+    for f in running.fields:
+        if f.name not in new:
+            raise DescriptionError(
+                f"record {running.name} was described anew without the field {f.name!r} that this program uses: "
+                "start this program again with the new description"
+            )
+        if new[f.name].kind != f.kind:
+            raise DescriptionError(
+                f"record {running.name} was described anew: the field {f.name!r} is now {new[f.name].type_text()}, "
+                f"this program uses {f.type_text()}: start this program again with the new description"
+            )
+
+
+def load(*sources: Source) -> dict[str, Record]:
+    """Read descriptions from files or dictionaries.
+
+    Args:
+        sources: paths of JSON files, or dictionaries of the same content.
+
+    Returns:
+        The records by name, in the order of the sources.
+
+    Raises:
+        DescriptionError: for the first mistake, with file, line, record, field and remedy; also when two sources
+            describe the same record.
+
+    Redis: none.
+
+        >>> load({"GPS__fix": [["ts", 0.0], ["sender", ""], ["lat", 0.0, {"unit": "deg"}]]})["GPS__fix"].fields[2].unit
+        'deg'
+    """
+    records: dict[str, Record] = {}
+    origin: dict[str, str] = {}
+    for source in sources:
+        where = "description" if isinstance(source, Mapping) else str(source)
+        for record in parse(source):
+            if record.name in records:
+                raise DescriptionError(
+                    f"{where}: record {record.name} is described in {origin[record.name]} already: keep one of them"
+                )
+            records[record.name] = record
+            origin[record.name] = where
+    return records
+
+
+def parse(source: Source) -> Iterator[Record]:
+    """Read the records of one source; see `load`."""
+    if isinstance(source, Mapping):
+        yield from _parse_mapping(source, "description", "")
+        return
+    where = str(source)
+    try:
+        text = Path(source).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DescriptionError(f"{where}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DescriptionError(f"{where}: byte {error.start} is no UTF-8 text: save the file as UTF-8") from None
+    try:
+        content = json.loads(text, object_pairs_hook=_pairs)
+    except json.JSONDecodeError as error:
+        raise DescriptionError(f"{where}:{error.lineno}: no valid JSON, column {error.colno}: {error.msg}") from None
+    except _Doubled as error:
+        line = _line_of(text, str(error), last=True)
+        raise DescriptionError(f"{where}:{line}: {str(error)!r} is given twice: rename or delete one of them") from None
+    except RecursionError:
+        raise DescriptionError(f"{where}: nested too deeply to be a description") from None
+    yield from _parse_mapping(content, where, text)
+
+
+class _Doubled(Exception):
+    """A key stands twice in one JSON object."""
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Doubled(next(name for i, name in enumerate(names) if name in names[:i]))
+    return result
+
+
+def _line_of(text: str, key: str, last: bool = False) -> int:
+    """Return the line in which a key stands, the last one where it stands more than once and that is asked for."""
+    found = [m.start() for m in re.finditer(re.escape(json.dumps(key, ensure_ascii=False)) + r"\s*:", text)]
+    return text.count("\n", 0, found[-1 if last else 0]) + 1 if found else 1
+
+
+def _parse_mapping(content: Any, where: str, text: str) -> Iterator[Record]:
+    if not isinstance(content, Mapping):
+        raise DescriptionError(
+            f"{where}: found {_json_type(content)}, expected an object of records: "
+            '{"NAME": [["ts", 0.0], ["sender", ""], ...]}'
+        )
+    for name, declaration in content.items():
+        try:
+            yield parse_record(name, declaration)
+        except DescriptionError as error:
+            line = f":{_line_of(text, str(name))}" if text else ""
+            raise DescriptionError(f"{where}{line}: {error}") from None
+
+
+def parse_record(name: str, declaration: Any) -> Record:
+    """Read one record's declaration, in the short or the long form.
+
+    Raises:
+        DescriptionError: naming record, field, what was found and what was expected.
+    """
+    check_name(name)
+    where = f"record {name}"
+    options: Mapping[str, Any] = {}
+    if isinstance(declaration, Mapping):
+        options, declaration = declaration, declaration.get("fields")
+        _check_options(options, _RECORD_OPTIONS, where)
+    if not isinstance(declaration, list | tuple):
+        raise DescriptionError(
+            f'{where}: found {_json_type(declaration)}, expected a list of fields like [["ts", 0.0], ["sender", ""]]'
+        )
+    fields = tuple(_parse_field(entry, i, where) for i, entry in enumerate(declaration))
+    _check_fields(fields, where)
+    history = options.get("history", 0 if any(f.dtype for f in fields) else DEFAULT_HISTORY)
+    return Record(
+        name,
+        fields,
+        doc=_text(options, "doc", where),
+        owner=_text(options, "owner", where),
+        history=_parse_history(history, where),
+        max_age=_number(options, "max_age", where, positive=True),
+    )
+
+
+def _check_fields(fields: tuple[Field, ...], where: str) -> None:
+    names = [f.name for f in fields]
+    if names[:2] != ["ts", "sender"]:
+        raise DescriptionError(
+            f"{where}: the first fields are {names[:2]}, expected ['ts', 'sender']: "
+            'begin the record with ["ts", 0.0], ["sender", ""]'
+        )
+    if fields[0].type != "float" or fields[1].type != "str":
+        raise DescriptionError(f'{where}: ts must be a number and sender a text: write ["ts", 0.0], ["sender", ""]')
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise DescriptionError(f"{where}: field {name!r} is given twice: rename or delete one of them")
+
+
+def _parse_field(entry: Any, position: int, where: str) -> Field:
+    if not isinstance(entry, list | tuple) or len(entry) not in (2, 3) or not isinstance(entry[0], str):
+        raise DescriptionError(
+            f"{where}: field {position + 1} is {json.dumps(entry, default=str)[:80]}, "
+            'expected ["name", default] or ["name", default, {options}]'
+        )
+    name, default, options = entry[0], entry[1], entry[2] if len(entry) == 3 else {}
+    where = f"{where}, field {name!r}"
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or name == "expire":
+        raise DescriptionError(
+            f"{where}: a field's name is an identifier, no Python keyword, not 'expire', and begins with no underscore"
+        )
+    if not isinstance(options, Mapping):
+        raise DescriptionError(f'{where}: options are {_json_type(options)}, expected an object like {{"unit": "V"}}')
+    _check_options(options, _FIELD_OPTIONS, where)
+    kind = "float" if name == "ts" and _json_type(default) == "int" else _json_type(default)
+    default = float(default) if name == "ts" and kind == "float" else default
+    dtype, shape = _parse_array(options, where)
+    if dtype:
+        _check_array_default(default, dtype, shape, where)
+    return Field(
+        name,
+        "array" if dtype else kind,
+        default,
+        unit=_text(options, "unit", where),
+        doc=_text(options, "doc", where),
+        dtype=dtype,
+        shape=shape,
+        **_parse_limits(options, "array" if dtype else kind, where),
+    )
+
+
+def _json_type(value: Any) -> str:
+    for kind, name in ((bool, "bool"), (int, "int"), (float, "float"), (str, "str"), (type(None), "any")):
+        if isinstance(value, kind):
+            return name
+    if isinstance(value, list | tuple):
+        return "list"
+    return "object" if isinstance(value, Mapping) else type(value).__name__
+
+
+def _check_options(options: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(str(option), known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise DescriptionError(f"{where}: unknown option {option!r}: {hint}")
+
+
+def _text(options: Mapping[str, Any], option: str, where: str) -> str:
+    value = options.get(option, "")
+    if not isinstance(value, str):
+        raise DescriptionError(f"{where}: {option} is {value!r}, expected a text")
+    return value
+
+
+def _number(options: Mapping[str, Any], option: str, where: str, positive: bool = False) -> float | None:
+    value = options.get(option)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise DescriptionError(f"{where}: {option} is {value!r}, expected a number")
+    if positive and value <= 0:
+        raise DescriptionError(f"{where}: {option} is {value!r}, expected a number above 0")
+    return value
+
+
+def _parse_limits(options: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
+    low, high = _number(options, "min", where), _number(options, "max", where)
+    on_limit = options.get("on_limit", "flag")
+    if on_limit not in ("flag", "refuse"):
+        raise DescriptionError(f"{where}: on_limit is {on_limit!r}, expected 'flag' or 'refuse'")
+    if (low is not None or high is not None) and kind not in ("float", "int"):
+        raise DescriptionError(f"{where}: min and max are for numbers, and this field is {kind}: delete them")
+    if low is not None and high is not None and low > high:
+        raise DescriptionError(f"{where}: min {low} is above max {high}: exchange them")
+    return {"min": low, "max": high, "on_limit": on_limit}
+
+
+def _parse_array(options: Mapping[str, Any], where: str) -> tuple[str | None, tuple[int, ...]]:
+    if "dtype" not in options and "shape" not in options:
+        return None, ()
+    dtype, shape = options.get("dtype"), options.get("shape")
+    if isinstance(dtype, str) and dtype[1:] in ("b1", "i1", "u1"):
+        dtype = "|" + dtype[1:]
+    if dtype not in DTYPES:
+        raise DescriptionError(f"{where}: dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    if not isinstance(shape, list | tuple) or not all(type(n) is int and n > 0 for n in shape):
+        raise DescriptionError(f"{where}: shape is {shape!r}, expected a list of numbers above 0 like [480, 640]")
+    return dtype, tuple(shape)
+
+
+def _check_array_default(default: Any, dtype: str, shape: tuple[int, ...], where: str) -> None:
+    """Check a nested list, or one number that fills the array, without numpy: a description is read without it."""
+    if isinstance(default, list | tuple):
+        if not shape or len(default) != shape[0]:
+            raise DescriptionError(f"{where}: the default has {len(default)} elements, shape says {list(shape)}")
+        for item in default:
+            if len(shape) > 1 and not isinstance(item, list | tuple):
+                raise DescriptionError(f"{where}: the default has fewer dimensions than shape says: {list(shape)}")
+            _check_array_default(item, dtype, shape[1:], where)
+    elif (_json_type(default) == "bool") != (dtype == "|b1") or not isinstance(default, int | float):
+        raise DescriptionError(f"{where}: the default {default!r} is no element of an array of {dtype}")
+    elif dtype[1] in "iu" and not _int_range(dtype)[0] <= default <= _int_range(dtype)[1]:
+        raise DescriptionError(f"{where}: the default {default!r} does not fit {dtype}")
+    elif dtype[1] in "iu" and not isinstance(default, int):
+        raise DescriptionError(f"{where}: the default {default!r} is no whole number, as {dtype} wants")
+
+
+def _int_range(dtype: str) -> tuple[int, int]:
+    bits = 8 * int(dtype[2:])
+    return (0, 2**bits - 1) if dtype[1] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def _parse_history(value: Any, where: str) -> int | str:
+    if isinstance(value, str):
+        try:
+            parse_span(value)
+        except ValueError as error:
+            raise DescriptionError(f"{where}: history {error}") from None
+        return value
+    if type(value) is not int or value < 0:
+        raise DescriptionError(f'{where}: history is {value!r}, expected a count (0 for none) or a time like "2h"')
+    return value

@@ -1,0 +1,304 @@
+"""DataDict: an application's view of the shared memory: what it reads, writes and listens to.
+
+It knows groups of records, staging and flushing, and the memory of a group that nobody changed. It must not know RESP
+or sockets (`wire`, `connection`) nor how change is waited for (`listen`). Invariants:
+
+1. A group is read in one transaction and never torn; `flush` writes all that was staged in one transaction.
+2. A flush that fails forgets nothing, and is never repeated by itself.
+3. A group is answered from memory only while the server was heard within the last second, nothing in it was changed by
+   anybody, and this program has not flushed any of its records since.
+"""
+
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from shareddata import csvlog
+from shareddata.csvlog import CsvLog
+from shareddata.data import Data
+from shareddata.errors import FieldError, UnknownData
+from shareddata.fifo import Fifo
+from shareddata.listen import Listener
+from shareddata.memory import SharedMemory
+from shareddata.stream import Follower
+from shareddata.wire import Group, Layout, transaction
+
+_open: "weakref.WeakSet[DataDict]" = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    for dd in list(_open):
+        dd._after_fork()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+class DataDict:
+    """What one application reads and writes. Connects when it is first used.
+
+    Args:
+        app_name: the sender of the records it writes, and part of their CSV files' names.
+        shm: the shared memory.
+
+    A DataDict belongs to one thread at a time. It is a context manager, and an endless iterator over the group declared
+    with `set_datas_to_read`: each step reads it.
+
+        >>> with DataDict("VIEWER", shm) as dd:
+        ...     dd.set_datas_to_read(["BATTERY__measures"])
+        ...     measures, = dd.next()
+    """
+
+    def __init__(self, app_name: str, shm: SharedMemory) -> None:
+        if not isinstance(app_name, str) or not app_name:
+            raise FieldError(f"the application's name is {app_name!r}, expected a text: it is its records' sender")
+        self.app_name = app_name
+        self.shm = shm
+        self._reader = shm.connect()
+        self._writer = shm.connect()
+        self._group: Group | None = None
+        self._read_names: frozenset[str] = frozenset()
+        self._memory: Callable[[], list[Any]] | None = None
+        self._written: dict[str, Data] = {}
+        self._staged: dict[Data, None] = {}
+        self._dependents: weakref.WeakSet[Listener | Follower | Fifo] = weakref.WeakSet()
+        shm.attach(self)
+        _open.add(self)
+
+    def __repr__(self) -> str:
+        return f"<DataDict {self.app_name} on {self.shm.url}: {len(self._staged)} staged>"
+
+    def __enter__(self) -> "DataDict":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close connections and CSV files. What was staged and not flushed is not written."""
+        for dependent in list(self._dependents):
+            dependent.close()
+        self._reader.close()
+        self._writer.close()
+        for data in self._written.values():
+            if data.csv is not None:
+                data.csv.close()
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def set_datas_to_read(self, names: Iterable[str]) -> None:
+        """Declare records to read; several calls append to the group.
+
+        Args:
+            names: a list of record names; the order is that of the trames.
+
+        Raises:
+            UnknownData: no such record.
+
+        Redis: HGETALL when the descriptions changed.
+        """
+        layouts = [self.shm.layout(name) for name in _listed(names)]
+        self._group = Group([*(self._group.layouts if self._group else ()), *layouts])
+        self._read_names |= {layout.record.name for layout in layouts}
+        self._memory = None
+
+    def read(self, *, fresh: bool = False) -> list[Any]:
+        """Return the group's trames, in the order of declaration.
+
+        None stands for a record that expired, was deleted, or was never written and described with an empty sender.
+        A group that nobody changed is answered from memory, while the server was heard within the last second.
+
+        Args:
+            fresh: ask the server in any case.
+
+        Raises:
+            ServerTimeout, ServerUnreachable: no answer within the time-out; a broken connection is asked anew once.
+            DecodeError: what is in Redis does not fit the description.
+            DescriptionError: the records were described anew, incompatibly.
+
+        Redis: MULTI, HMGET for each record, EXEC.
+        """
+        if self._memory is not None and not fresh and self._reader.quiet():
+            return self._memory()
+        return self._ask()
+
+    next = __next__ = read
+
+    def __iter__(self) -> "DataDict":
+        return self
+
+    def _ask(self) -> list[Any]:
+        group, reader = self._group, self._reader
+        if group is None:
+            raise UnknownData("nothing to read was declared: call set_datas_to_read([...]) first")
+        reader.settle()
+        if reader.epoch_news:
+            self.shm.recheck(reader, group.layouts)
+        self._memory = None
+        replies = reader.read(group.request, group.layouts)
+        trames = group.decode(replies)
+        if not reader.invalidated:
+            self._memory = partial(group.decode, replies) if group.mutable else trames.copy
+        return trames
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def set_datas_to_write(self, names: Iterable[str]) -> list[Data]:
+        """Declare records to write, and open their CSV files when $LOGDIR is set.
+
+        Args:
+            names: a list of record names.
+
+        Returns:
+            A list of `Data`, one for each name, also when there is only one.
+
+        Raises:
+            UnknownData: no such record.
+
+        Redis: MULTI, HMGET for each record, EXEC.
+        """
+        layouts = [self.shm.layout(name) for name in _listed(names)]
+        group = Group(layouts)
+        self._writer.settle()
+        now = group.decode(self._writer.read(group.request, layouts)) if layouts else []
+        for layout, trame in zip(layouts, now):
+            name = layout.record.name
+            if name not in self._written:
+                values = layout.defaults() if trame is None else trame
+                self._written[name] = Data(layout, self.app_name, values, self._staged, self._csv(layout))
+        return [self._written[layout.record.name] for layout in layouts]
+
+    def _csv(self, layout: Layout) -> CsvLog | None:
+        folder = csvlog.folder_from_environment()
+        if folder is None:
+            return None
+        record = layout.record
+        return CsvLog(folder, self.app_name, record.name, [f.name for f in record.fields], record.as_json())
+
+    def flush(self, ts: float | None = None) -> int:
+        """Write all that was set since the last flush, in one transaction.
+
+        A record without history that is flushed alone is one HSET, atomic by itself. If this raises, nothing is
+        forgotten: the next flush writes the same ts, sender and values. `outcome_unknown` of the error tells whether
+        the server may have applied it already.
+
+        Args:
+            ts: one time for all of them, in seconds since 1970, instead of their own.
+
+        Returns:
+            How many records were written.
+
+        Raises:
+            ServerTimeout, ServerUnreachable, ServerRefused: see `outcome_unknown`; the message lists what was written.
+            DescriptionError: the records were described anew, incompatibly; nothing was written.
+
+        Redis: MULTI, HSET and XADD for each record (PEXPIRE or PERSIST when it may expire), EXEC.
+        """
+        staged, writer = self._staged, self._writer
+        if not staged:
+            return 0
+        if ts is not None:
+            for data in staged:
+                data.restamp(ts)
+        writer.settle()
+        if writer.epoch_news:
+            self._described_anew()
+        commands: list[bytes] = []
+        subjects: list[Layout] = []
+        for data in staged:
+            layout = data.layout
+            commands.append(layout.hset + data.body)
+            subjects.append(layout)
+            if layout.has_history:
+                commands.append(layout.history(data.body, writer.clock() if layout.span else 0))
+                subjects.append(layout)
+            if data.may_expire or data.expire is not None:
+                commands.append(layout.expiry(data.expire))
+                subjects.append(layout)
+        if len(commands) == 1:
+            writer.command(commands[0])
+        else:
+            writer.transact(transaction(commands), subjects)
+        return self._flushed()
+
+    def write(self, timestamp: float | None = None) -> int:
+        """Flush; the name that later versions of SimpleSHM use."""
+        return self.flush(timestamp)
+
+    def _flushed(self) -> int:
+        staged = self._staged
+        for data in staged:
+            data.may_expire = data.expire is not None
+            if data.layout.record.name in self._read_names:
+                self._memory = None
+        count = len(staged)
+        staged.clear()
+        return count
+
+    def _described_anew(self) -> None:
+        """Take up a compatible new description of the records that are written."""
+        self.shm.recheck(self._writer, [data.layout for data in self._written.values()])
+        for data in self._written.values():
+            data.adopt(data.layout.described_as(self.shm.describe(data.name), self.shm.keys))
+
+    # -- waiting --------------------------------------------------------------------------------------------------
+
+    def listen_to_datas(
+        self, names: Iterable[str], pattern: str | None = None, timeout: float | None = None
+    ) -> Listener:
+        """Wait for news: yield the group, always as a list, whenever its first record is written by anybody.
+
+        It is subscribed when this returns. A slow program skips to the newest values and never sees older ones again;
+        `follow_data` gives every update.
+
+        Args:
+            names: the records to read; the first is the one that is heard.
+            pattern: a glob of record names that are heard instead of the first.
+            timeout: seconds of silence after which the iteration ends; None for never.
+
+        Redis: SUBSCRIBE (PSUBSCRIBE), CONFIG GET, CONFIG SET; MULTI, HMGET for each record, EXEC at each news.
+        """
+        layouts = [self.shm.layout(name) for name in _listed(names)]
+        listener = Listener(self.shm, layouts, pattern, timeout)
+        self._dependents.add(listener)
+        return listener
+
+    def follow_data(self, name: str, since: float | str | None = None, timeout: float | None = None) -> Follower:
+        """Yield every flushed update of a record, in order, from its history.
+
+        Args:
+            name: the record.
+            since: None from now on, 0 from the oldest that is kept, seconds since 1970, or an entry's id.
+            timeout: seconds of silence after which the iteration ends; None for never.
+
+        Redis: XREAD, XINFO STREAM.
+        """
+        follower = Follower(self.shm, self.shm.layout(name), since, timeout)
+        self._dependents.add(follower)
+        return follower
+
+    def declare_fifos(self, names: Iterable[str]) -> list[Fifo]:
+        """Return queues, one for each name: many writers, each element taken by one reader.
+
+        Redis: none.
+        """
+        fifos = [Fifo(self.shm, name) for name in _listed(names)]
+        for fifo in fifos:
+            self._dependents.add(fifo)
+        return fifos
+
+    def _after_fork(self) -> None:
+        """In a forked child: what the parent has staged is the parent's, CSV files go on under another name."""
+        self._staged.clear()
+        self._memory = None
+        for data in self._written.values():
+            if data.csv is not None:
+                data.csv.reopen()
+
+
+def _listed(names: Iterable[str]) -> list[str]:
+    if isinstance(names, str):
+        raise TypeError(f"{names!r} is a text, expected a list of names: [{names!r}]")
+    return list(names)

@@ -1,0 +1,73 @@
+"""Every exception of the package.
+
+The tree, each with the built-in that it also is:
+
+    SharedDataError
+      DescriptionError (ValueError)     a data description is wrong; nothing was sent
+      FieldError (ValueError)           this value does not fit; nothing was staged or sent
+      UnknownData (LookupError)         no such record
+      NotInitialized (TimeoutError)     the ready flag did not come
+      DecodeError (ValueError)          what is in Redis does not fit the description
+      ServerError
+        ServerUnreachable (ConnectionError)   not there: a retry is reasonable
+        ServerTimeout (TimeoutError)          silent: the outcome is unknown
+        ServerRefused                         it said no: rights, memory, read-only, wrong type
+        ServerSetupError                      it answers, but is set up wrongly
+
+This module must not know any other. Invariants:
+1. No name shadows a built-in.
+2. Every message says where, what was found, what was expected, and the remedy.
+3. `ServerError.outcome_unknown` tells whether the server may have applied what was sent.
+"""
+
+
+class SharedDataError(Exception):
+    """The root: `except SharedDataError` catches all that this package raises on purpose."""
+
+
+class DescriptionError(SharedDataError, ValueError):
+    """A data description is wrong, or was changed incompatibly under a running program."""
+
+
+class FieldError(SharedDataError, ValueError):
+    """A value does not fit its field. Nothing was staged and nothing was sent."""
+
+
+class UnknownData(SharedDataError, LookupError):
+    """No record of this name is described in the namespace."""
+
+
+class NotInitialized(SharedDataError, TimeoutError):
+    """The ready flag did not come in time: nobody has initialised the namespace."""
+
+
+class DecodeError(SharedDataError, ValueError):
+    """What is in Redis does not fit the description: somebody else wrote it."""
+
+
+class ServerError(SharedDataError):
+    """The server could not do what was asked.
+
+    Attributes:
+        outcome_unknown: True when the request was sent and no answer came, so that the server may have applied it.
+    """
+
+    def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
+        super().__init__(message)
+        self.outcome_unknown = outcome_unknown
+
+
+class ServerUnreachable(ServerError, ConnectionError):
+    """Nobody answers at the address, or the connection broke. A retry is reasonable."""
+
+
+class ServerTimeout(ServerError, TimeoutError):
+    """The server is connected and silent. The outcome of what was sent is unknown."""
+
+
+class ServerRefused(ServerError):
+    """The server said no: rights, memory, read-only, a key of the wrong type."""
+
+
+class ServerSetupError(ServerError):
+    """The server answers, but is set up wrongly. The message holds the command that mends it."""

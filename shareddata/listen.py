@@ -1,0 +1,180 @@
+"""Waiting for change: wake-ups from the server, and the newest values of a group.
+
+It knows keyspace notifications, their switch in the server, and tracking invalidations where that switch is out of
+reach. It must not know how values are staged or flushed. Invariants:
+
+1. The subscription stands before anything is read, on the same connection: an answer knows of every write that was
+   announced before it, so each write wakes at most once, and none between subscription and first read is missed.
+2. A listener never yields older values than it has yielded.
+3. When nothing was announced for a second the group is read all the same, and yielded if anything differs: a lost
+   connection, or notifications that somebody switched off, never hide the last update.
+"""
+
+import time
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from shareddata.connection import Connection
+from shareddata.errors import ServerRefused, ServerSetupError, ServerTimeout, ServerUnreachable, UnknownData
+from shareddata.memory import SharedMemory
+from shareddata.names import Names, key_of_channel
+from shareddata.wire import Group, Layout, pack
+
+WATCH_EVERY = 1.0
+"""Seconds of silence after which a listener reads the group without being told to."""
+
+_NEEDED_FLAGS = "Khx"  # keyspace channels, hash commands, expiry: the smallest set (each event costs the server time)
+_NO_NEWS = (b"expire", b"persist")  # events that accompany a write
+
+
+class Listener:
+    """An iterator that yields a group of records whenever the first of them is written by anybody.
+
+    Made by `DataDict.listen_to_datas`; subscribed when it is made. It belongs to one thread at a time.
+
+    Args:
+        shm: the shared memory.
+        layouts: the records.
+        pattern: a glob of record names that are heard instead of the first record.
+        timeout: seconds of silence after which the iteration ends, None for never.
+
+    When the server goes, the iteration waits for it, and yields if anything differs when it is back. With a timeout,
+    it raises instead when that time is over and the server is not back.
+
+    Redis: CONFIG GET, CONFIG SET, SUBSCRIBE or PSUBSCRIBE (where CONFIG is refused: CLIENT TRACKING); MULTI, HMGET for
+    each record, EXEC.
+    """
+
+    def __init__(
+        self, shm: SharedMemory, layouts: Sequence[Layout], pattern: str | None = None, timeout: float | None = None
+    ) -> None:
+        if not layouts:
+            raise UnknownData("nothing to listen to was named: give listen_to_datas a list of record names")
+        self._shm = shm
+        self._keys: Names = shm.keys
+        self._group = Group(layouts)
+        self._pattern = pattern
+        self._timeout = timeout
+        self._first = layouts[0].key.encode()
+        self._connection = shm.connect(self._subscribe)
+        self._connection.open()
+        self._seen = self._read()
+
+    def __repr__(self) -> str:
+        return f"<Listener of {self._pattern or self._group.layouts[0].record.name}>"
+
+    def __iter__(self) -> "Listener":
+        return self
+
+    def __enter__(self) -> "Listener":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the next step of the iteration would open another one."""
+        self._connection.close()
+
+    def __next__(self) -> list[Any]:
+        """Wait for the next news and return the group's trames.
+
+        Raises:
+            StopIteration: nothing was written for `timeout` seconds.
+            ServerUnreachable, ServerTimeout: with a timeout only: the server is away.
+            ServerRefused, ServerSetupError, DescriptionError, DecodeError: waiting would not help.
+        """
+        end = None if self._timeout is None else time.monotonic() + self._timeout
+        while True:
+            try:
+                if self._wait(end):
+                    return self._group.decode(self._seen)
+            except (ServerUnreachable, ServerTimeout):
+                if end is not None and time.monotonic() >= end:
+                    raise
+                continue
+            if end is not None and time.monotonic() >= end:
+                raise StopIteration
+
+    def _wait(self, end: float | None) -> bool:
+        """Wait for one wake-up, or a second; read the group, and tell whether there is news."""
+        connection = self._connection
+        if connection.connected and not connection.messages:
+            connection.wait(WATCH_EVERY if end is None else min(WATCH_EVERY, max(0.0, end - time.monotonic())))
+        connection.settle()
+        if connection.epoch_news:
+            self._shm.recheck(connection, self._group.layouts)
+        before = self._seen
+        self._seen = self._read()
+        return self._told() or self._seen != before
+
+    def _read(self) -> list[Any]:
+        return self._connection.transact(self._group.request, self._group.layouts)
+
+    def _told(self) -> bool:
+        """Tell whether one of the messages that the last answer knows of speaks of what is heard here."""
+        return any(self._concerns(message) for message in self._connection.covered)
+
+    def _concerns(self, message: Sequence[Any]) -> bool:
+        if message[0] in (b"message", b"pmessage"):
+            key = key_of_channel(message[-2].decode()).encode()
+            return message[-1] not in _NO_NEWS and self._hears(key)
+        return message[0] == b"invalidate" and any(map(self._hears, message[1] or ()))
+
+    def _hears(self, key: bytes) -> bool:
+        if self._pattern is None:
+            return key == self._first
+        name = self._keys.record_of(key.decode(errors="replace"))
+        return name is not None and fnmatchcase(name, self._pattern)
+
+    # -- subscription ---------------------------------------------------------------------------------------------
+
+    def _subscribe(self, connection: Connection) -> None:
+        """Ask to be told of writes (called each time the connection was opened)."""
+        if not _switch_on(connection):
+            self._track(connection)
+            return
+        database = connection.address.database
+        if self._pattern is None:
+            command = pack("SUBSCRIBE", self._keys.channel(self._first.decode(), database))
+        else:
+            command = pack("PSUBSCRIBE", self._keys.channel_pattern(self._pattern, database))
+        connection.subscribe(command)
+
+    def _track(self, connection: Connection) -> None:
+        """Hear by tracking: for one record each read asks to be told; for a pattern all keys of a prefix are told.
+
+        Redis: CLIENT TRACKING.
+        """
+        if self._pattern is None:
+            return
+        prefix = self._keys.prefix + self._pattern[: _literal_length(self._pattern)]
+        prefixes = [prefix] if self._keys.epoch.startswith(prefix) else [prefix, self._keys.epoch]
+        connection.call("CLIENT", "TRACKING", "OFF")
+        arguments = [word for p in prefixes for word in ("PREFIX", p)]
+        connection.call("CLIENT", "TRACKING", "ON", "BCAST", *arguments)
+
+
+def _literal_length(pattern: str) -> int:
+    """Return how many characters of a glob stand for themselves."""
+    return next((i for i, character in enumerate(pattern) if character in "*?[\\"), len(pattern))
+
+
+def _switch_on(connection: Connection) -> bool:
+    """Switch the notifications on that are needed, keeping those that are set.
+
+    Returns:
+        False when the server refuses CONFIG.
+
+    Redis: CONFIG GET, CONFIG SET.
+    """
+    try:
+        answer = connection.call("CONFIG", "GET", "notify-keyspace-events")
+        flags = answer[b"notify-keyspace-events"].decode()
+        missing = [flag for flag in _NEEDED_FLAGS if flag not in flags and (flag == "K" or "A" not in flags)]
+        if missing:
+            connection.call("CONFIG", "SET", "notify-keyspace-events", flags + "".join(missing))
+    except (ServerRefused, ServerSetupError, KeyError):
+        return False
+    return True

@@ -1,0 +1,345 @@
+"""The shared memory: one namespace on one server.
+
+It knows descriptions, initialisation, readiness and the epoch of a namespace. It must not know how values are staged,
+read or waited for: that is `datadict`'s and `listen`'s. Invariants:
+
+1. `init` is one transaction: a program sees the records all as before or all as after it.
+2. A wrong description changes nothing.
+3. A description that was read is kept until the epoch changes.
+"""
+
+import difflib
+import json
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from shareddata import datadesc
+from shareddata.address import Address, resolve
+from shareddata.connection import Connection
+from shareddata.datadesc import Record, Source, check_compatible
+from shareddata.errors import DecodeError, DescriptionError, NotInitialized, ServerSetupError, UnknownData
+from shareddata.names import FORMAT_VERSION, Names
+from shareddata.wire import Layout, pack, transaction
+
+log = logging.getLogger("shareddata")
+
+READY = b"OK"
+"""What the ready flag holds."""
+
+_shared: "weakref.WeakSet[SharedMemory]" = weakref.WeakSet()
+
+
+def _free_locks_in_child() -> None:
+    for shm in list(_shared):
+        shm._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_free_locks_in_child)
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class SharedMemory:
+    """The records of one namespace on one server. The constructor connects.
+
+    Args:
+        host: the server's name or address, `localhost` if None.
+        port: its TCP port, 6379 if None.
+        env_init: the name of the environment variable that holds the name of the ready flag. When given, the
+            constructor also waits for that flag (`wait_for_init`).
+        url: the server's address instead of host and port: `redis://`, `rediss://`, `unix://`, `embedded:///folder`.
+            Without url, host and port: $SHAREDDATA_URL, else localhost:6379.
+        namespace: records of different namespaces don't know each other; `""` for none.
+        wait: seconds to wait for the first connection.
+        timeout: seconds within which each later call returns or raises.
+
+    Raises:
+        ServerUnreachable, ServerRefused, ServerSetupError: no server, or not on these terms.
+        NotInitialized: the ready flag did not come.
+
+    It may be shared by threads, is a context manager, and closes what was made on it (`DataDict`, ...) with it.
+
+    Redis: CLIENT TRACKING, GET.
+    """
+
+    def __init__(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        env_init: str | None = None,
+        *,
+        url: str | None = None,
+        namespace: str = "",
+        wait: float = 10.0,
+        timeout: float = 3.0,
+    ) -> None:
+        self.address: Address = resolve(url, host, port)
+        self.keys = Names(namespace)
+        self.env_init = env_init
+        self.timeout = timeout
+        self._lock = threading.RLock()
+        self._records: dict[str, Record] | None = None
+        self._epoch: bytes | None = None
+        self._dependents: weakref.WeakSet[_Closable] = weakref.WeakSet()
+        self._connection = Connection(self.address, timeout, self.keys.epoch, self._check_format)
+        _shared.add(self)
+        try:
+            self._connection.open(wait)
+            if env_init is not None:
+                self.wait_for_init()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __repr__(self) -> str:
+        namespace = f", namespace {self.namespace!r}" if self.namespace else ""
+        return f"<SharedMemory {self.url}{namespace}>"
+
+    def __enter__(self) -> "SharedMemory":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections and CSV files of everything made on this memory. What was staged is not written."""
+        for dependent in list(self._dependents):
+            dependent.close()
+        self._connection.close()
+
+    @property
+    def url(self) -> str:
+        """The server's address, with the password blanked."""
+        return self.address.shown
+
+    @property
+    def namespace(self) -> str:
+        """The namespace, `""` for none."""
+        return self.keys.namespace
+
+    def connect(self, setup: Callable[[Connection], None] | None = None) -> Connection:
+        """Return a new connection, not opened yet, for one thread of this program.
+
+        Args:
+            setup: called each time the connection was opened.
+        """
+        return Connection(self.address, self.timeout, self.keys.epoch, setup)
+
+    def attach(self, dependent: _Closable) -> None:
+        """Close something when this memory is closed."""
+        self._dependents.add(dependent)
+
+    # -- descriptions ---------------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """Return the names of the described records, sorted.
+
+        Redis: HGETALL when the descriptions changed.
+        """
+        return sorted(self._descriptions())
+
+    def describe(self, name: str) -> Record:
+        """Return the description of a record: its fields, units and limits.
+
+        Raises:
+            UnknownData: no record has this name; the message names near ones.
+
+        Redis: HGETALL when the descriptions changed.
+        """
+        records = self._descriptions()
+        record = records.get(name)
+        if record is not None:
+            return record
+        if not records:
+            raise UnknownData(
+                f"{self.url}: no record {name!r}: nothing is described there"
+                f"{f' in the namespace {self.namespace!r}' if self.namespace else ''}: "
+                "run `python -m shareddata -i INIT_MSG datadesc.json`"
+            )
+        near = difflib.get_close_matches(str(name), records, 3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {len(records)}: see `shareddata list`"
+        raise UnknownData(f"{self.url}: no record {name!r} is described: {hint}")
+
+    def layout(self, name: str) -> Layout:
+        """Return the prepared bytes of a record.
+
+        Raises:
+            UnknownData: no record has this name.
+        """
+        return Layout(self.describe(name), self.keys)
+
+    def recheck(self, connection: Connection, layouts: Sequence[Layout]) -> None:
+        """Check that records are still described as a program knows them, when their connection has news of the epoch.
+
+        A server that was started again without its data has no descriptions: the program goes on, with a warning.
+
+        Raises:
+            DescriptionError: one was described anew, incompatibly.
+            UnknownData: one is not described any more.
+
+        Redis: GET, and HGETALL when the epoch is another one.
+        """
+        epoch = connection.refresh_epoch()
+        if epoch is None:
+            log.warning("%s: the server has lost its descriptions: going on; initialise it again", self.url)
+            return
+        try:
+            with self._lock:
+                if epoch != self._epoch:
+                    self._records = None
+            for layout in layouts:
+                check_compatible(layout.record, self.describe(layout.record.name))
+        except BaseException:
+            connection.epoch_news = True
+            raise
+
+    def epoch(self) -> int:
+        """Return how often this namespace was initialised.
+
+        Redis: GET.
+        """
+        with self._lock:
+            return int(self._connection.refresh_epoch() or 0)
+
+    def _descriptions(self) -> dict[str, Record]:
+        with self._lock:
+            self._connection.settle()
+            if self._records is None or self._connection.epoch_news:
+                self._epoch = self._connection.refresh_epoch()
+                self._records = self._load()
+            return self._records
+
+    def _load(self) -> dict[str, Record]:
+        """Read all descriptions.
+
+        Redis: HGETALL.
+        """
+        stored = self._connection.call("HGETALL", self.keys.datadesc)
+        result = {}
+        for name, text in stored.items():
+            try:
+                result[name.decode()] = datadesc.parse_record(name.decode(), json.loads(text))
+            except (DescriptionError, ValueError) as error:
+                raise DecodeError(
+                    f"{self.url}, key {self.keys.datadesc}, field {name!r}: no description: {error}: initialise again"
+                ) from None
+        return result
+
+    def _check_format(self, connection: Connection) -> None:
+        """Refuse a layout that this library does not know.
+
+        Redis: GET.
+        """
+        found = connection.call("GET", self.keys.format)
+        if found is not None and not (found.isdigit() and int(found) <= FORMAT_VERSION):
+            raise ServerSetupError(
+                f"{self.url}: the data there have format {found.decode(errors='replace')}, this library knows "
+                f"{FORMAT_VERSION}: pip install --upgrade shareddata"
+            )
+
+    # -- initialisation -------------------------------------------------------------------------------------------
+
+    def init(self, *sources: Source, flag: str | None = None, keep: bool = False, prune: bool = False) -> list[str]:
+        """Describe records and blank them, all in one transaction.
+
+        Other keys, other records, histories and logs stay.
+
+        Args:
+            *sources: paths of JSON descriptions, or dictionaries.
+            flag: the key that is set to OK; when None and the memory was made with `env_init`, that variable's value.
+            keep: keep the values of fields that are described as before, add and remove the others.
+            prune: drop records (with their histories) that were described earlier and are not any more.
+
+        Returns:
+            The names of the described records.
+
+        Raises:
+            DescriptionError: a description is wrong; nothing was changed.
+
+        Redis: MULTI, DEL, HSET (with keep: HSETNX, HDEL), INCR, SET, EXEC.
+        """
+        records = datadesc.load(*sources)
+        flag = flag if flag is not None or self.env_init is None else self._flag()
+        if flag in records:
+            raise DescriptionError(f"the ready flag {flag!r} has a record's name: choose another one")
+        with self._lock:
+            before = self._descriptions() if keep or prune else {}
+            commands = []
+            for record in records.values():
+                layout = Layout(record, self.keys)
+                commands += _merge(layout, before.get(record.name)) if keep else _blank(layout)
+                declaration = json.dumps(record.as_json(), ensure_ascii=False)
+                commands.append(pack("HSET", self.keys.datadesc, record.name, declaration))
+            for name in before.keys() - records.keys() if prune else ():
+                commands.append(pack("DEL", self.keys.record(name), self.keys.history(name)))
+                commands.append(pack("HDEL", self.keys.datadesc, name))
+            commands.append(pack("SET", self.keys.format, FORMAT_VERSION))
+            commands.append(pack("INCR", self.keys.epoch))
+            if flag:
+                commands.append(pack("SET", self.keys.flag(flag), READY))
+            self._connection.settle()
+            self._connection.transact(transaction(commands), ["initialisation"] * len(commands))
+        return list(records)
+
+    def wait_for_init(self, timeout: float = 10.0) -> None:
+        """Wait until the ready flag says that the records are initialised.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            NotInitialized: the flag did not come; at once when the environment variable is not set.
+
+        Redis: GET.
+        """
+        flag = self._flag()
+        deadline = time.monotonic() + timeout
+        while True:
+            with self._lock:
+                found = self._connection.call("GET", self.keys.flag(flag))
+            if found == READY:
+                return
+            if time.monotonic() >= deadline:
+                shown = "is not there" if found is None else f"holds {found!r}"
+                raise NotInitialized(
+                    f"{self.url}: waited {timeout:g} s for the flag {flag!r}, which {shown}: "
+                    f"run `python -m shareddata -i {self.env_init} datadesc.json`"
+                )
+            time.sleep(0.02)
+
+    def _flag(self) -> str:
+        if not self.env_init:
+            raise NotInitialized("no ready flag was named: give SharedMemory(env_init='INIT_MSG')")
+        flag = os.environ.get(self.env_init)
+        if not flag:
+            raise NotInitialized(
+                f"the environment variable {self.env_init} is not set: export {self.env_init}=NAME_OF_THE_FLAG, the "
+                "same for the initialisation and for all programs"
+            )
+        return flag
+
+
+def _blank(layout: Layout) -> list[bytes]:
+    """Return the commands that set a record to its defaults."""
+    return [pack("DEL", layout.key), layout.hset + layout.pack(layout.defaults())]
+
+
+def _merge(layout: Layout, before: Record | None) -> list[bytes]:
+    """Return the commands that keep the fields that are described as before, and set the others to their defaults."""
+    known: dict[str, Any] = {f.name: f.kind for f in before.fields} if before else {}
+    body = layout.encode(layout.defaults())
+    commands = []
+    for field, value in zip(layout.record.fields, body):
+        how = "HSETNX" if known.get(field.name, field.kind) == field.kind else "HSET"
+        commands.append(pack(how, layout.key, field.name, value))
+    gone = known.keys() - {f.name for f in layout.record.fields}
+    if gone:
+        commands.append(pack("HDEL", layout.key, *sorted(gone)))
+    return commands

@@ -1,0 +1,95 @@
+"""Every key in Redis is composed and parsed here.
+
+It knows how a namespace, a record and what belongs to them are spelt as keys, and nothing of what they hold. It must
+not know sockets, descriptions or values. Invariants:
+
+1. No other module writes a key by hand.
+2. Record names cannot contain a colon, so a record's key never meets a key of the library's own.
+3. All keys of one namespace share the hash tag `{namespace}`: one cluster slot, one unit of atomicity.
+
+    >>> names = Names("usv1")
+    >>> names.record("BATTERY__measures")
+    '{usv1}:BATTERY__measures'
+    >>> Names().history("BATTERY__measures")
+    'BATTERY__measures:history'
+"""
+
+import re
+
+from shareddata.errors import DescriptionError
+
+FORMAT_VERSION = 1
+"""The version of the layout in Redis that this library reads and writes (the key `shareddata:format`)."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_GLOB_ONLY = re.compile(r"[*?\[\]^\\]")
+
+
+def check_name(name: str, what: str = "record") -> str:
+    """Return a name that may be used in keys.
+
+    Args:
+        name: the name of a record, a queue or a namespace.
+        what: which of them, for the message.
+
+    Raises:
+        DescriptionError: when it holds anything but letters, digits and `_.-`.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise DescriptionError(f"{what} name {name!r}: use letters, digits, '_', '.' and '-' only, at least one")
+    return name
+
+
+class Names:
+    """The keys of one namespace.
+
+    Args:
+        namespace: `""` for none: keys are then the plain names.
+    """
+
+    def __init__(self, namespace: str = "") -> None:
+        self.namespace = check_name(namespace, "namespace") if namespace else ""
+        self.prefix = f"{{{self.namespace}}}:" if namespace else ""
+        self.datadesc = self.prefix + "shareddata:datadesc"
+        self.format = self.prefix + "shareddata:format"
+        self.epoch = self.prefix + "shareddata:epoch"
+
+    def record(self, name: str) -> str:
+        """Return the key of the hash that holds a record."""
+        return self.prefix + name
+
+    def history(self, name: str) -> str:
+        """Return the key of the stream that holds a record's flushed trames."""
+        return f"{self.prefix}{name}:history"
+
+    def fifo(self, name: str) -> str:
+        """Return the key of the list that holds a queue."""
+        return f"{self.prefix}fifo:{name}"
+
+    def flag(self, name: str) -> str:
+        """Return the key of a ready flag (the value of the environment variable given with `-i`)."""
+        return self.prefix + name
+
+    def channel(self, key: str, database: int) -> str:
+        """Return the channel on which the server announces changes of a key (exact, also for odd names)."""
+        return f"__keyspace@{database}__:{key}"
+
+    def channel_pattern(self, glob: str, database: int) -> str:
+        """Return the channel pattern that hears every record whose name matches a glob."""
+        escaped_prefix = _GLOB_ONLY.sub(lambda m: "\\" + m[0], self.prefix)
+        return f"__keyspace@{database}__:{escaped_prefix}{glob}"
+
+    def record_of(self, key: str) -> str | None:
+        """Return the record's name that a key stands for, or None for any other key.
+
+        >>> Names("usv1").record_of("{usv1}:GPS__position")
+        'GPS__position'
+        >>> Names("usv1").record_of("GPS__position")
+        """
+        name = key.removeprefix(self.prefix) if key.startswith(self.prefix) else ""
+        return name if _NAME.fullmatch(name) else None
+
+
+def key_of_channel(channel: str) -> str:
+    """Return the key that a keyspace channel `__keyspace@0__:KEY` speaks of."""
+    return channel.partition(":")[2]

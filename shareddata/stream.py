@@ -1,0 +1,189 @@
+"""Append-only streams: reading every entry, in order, and knowing exactly what was missed.
+
+It knows Redis streams, their ids and how many entries they ever had. It must not know who writes them or what a
+trame is for. Invariants:
+
+1. Entries come in the order of their ids, each once.
+2. What was trimmed before it could be read is counted exactly: the ordinal of a stream's oldest entry is
+   `entries-added - length`, asked in the same transaction as the entries.
+3. While nothing is there to read, the reader waits in the server (XREAD BLOCK) and the entry itself wakes it: one hop.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from shareddata.errors import ServerRefused, ServerTimeout, ServerUnreachable
+from shareddata.memory import SharedMemory
+from shareddata.wire import Layout, pack, transaction
+
+_PAGE = 1000  # entries read at once
+_BLOCK = 1000  # milliseconds: below every sensible time-out, so that silence longer than that means a dead link
+
+
+class Follower:
+    """An iterator over every flushed trame of a record, from its history.
+
+    Made by `DataDict.follow_data`; its place is fixed when it is made. It belongs to one thread at a time.
+
+    Args:
+        shm: the shared memory.
+        layout: the record.
+        since: None from now on, 0 from the oldest entry that is kept, seconds since 1970, or an id to begin after.
+        timeout: seconds of silence after which the iteration ends, None for never.
+
+    Attributes:
+        missed: entries that were trimmed from the history before they could be read.
+        repeated: entries that were dropped because the same sender had written the same before: a flush of unknown
+            outcome that was repeated.
+        id: the last entry's id; give it as `since` to go on after it.
+
+    When the server goes, the iteration waits for it and goes on where it was. With a timeout, it raises instead when
+    that time is over and the server is not back.
+
+    Redis: XREAD; MULTI, XRANGE, XINFO STREAM, EXEC.
+    """
+
+    def __init__(
+        self, shm: SharedMemory, layout: Layout, since: float | str | None = None, timeout: float | None = None
+    ) -> None:
+        if not layout.has_history:
+            raise ValueError(
+                f'{layout} has no history: describe it with "history": 256 or a time, or use listen_to_datas'
+            )
+        self._shm = shm
+        self._layout = layout
+        self._timeout = timeout
+        self._buffer: deque[Any] = deque()
+        self._last_of: dict[bytes, Sequence[bytes]] = {}
+        self._behind = True
+        self.missed = 0
+        self.repeated = 0
+        self._connection = shm.connect()
+        self._connection.open()
+        self.id, self._ordinal = self._place(since)
+
+    def __repr__(self) -> str:
+        return f"<Follower of {self._layout} at {self.id}: {self.missed} missed, {self.repeated} repeated>"
+
+    def __iter__(self) -> "Follower":
+        return self
+
+    def __enter__(self) -> "Follower":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the next step of the iteration would open another one."""
+        self._connection.close()
+
+    def __next__(self) -> Any:
+        """Return the next trame, waiting for it.
+
+        Raises:
+            StopIteration: nothing was flushed for `timeout` seconds.
+            ServerUnreachable, ServerTimeout: with a timeout only: the server is away.
+            DecodeError: an entry that does not fit the description.
+        """
+        end = None if self._timeout is None else time.monotonic() + self._timeout
+        while not self._buffer:
+            over = end is not None and time.monotonic() >= end
+            try:
+                if self._behind:
+                    self._catch_up()
+                elif over:
+                    raise StopIteration
+                else:
+                    self._wait(end)
+            except (ServerUnreachable, ServerTimeout):
+                self._behind = True
+                if over:
+                    raise
+        return self._layout.decode_entry(self._buffer.popleft())
+
+    def _catch_up(self) -> None:
+        """Read what is there without waiting, and count what was trimmed.
+
+        Redis: MULTI, XRANGE, XINFO STREAM, EXEC.
+        """
+        entries, added, length, last = self._page(f"({self.id}", "+")
+        if _later(self.id, last):  # the stream was deleted and begun anew, or the server lost its end
+            self.id, self._ordinal = ("0-0", 0) if added < self._ordinal else (last, added)
+            return
+        gone = added - length
+        if len(entries) < _PAGE:  # all there is: the last one's ordinal is the stream's
+            self.missed += max(0, added - len(entries) - self._ordinal)
+            self._ordinal = added
+        else:
+            self.missed += max(0, gone - self._ordinal)
+            self._ordinal = max(self._ordinal, gone) + len(entries)
+        self._take(entries)
+        self._behind = bool(entries)
+
+    def _wait(self, end: float | None) -> None:
+        """Wait in the server for the next entries, a second at most.
+
+        Redis: XREAD.
+        """
+        pause = _BLOCK if end is None else min(_BLOCK, max(1, int((end - time.monotonic()) * 1000)))
+        key = self._layout.history_key
+        answer = self._connection.call("XREAD", "COUNT", _PAGE, "BLOCK", pause, "STREAMS", key, self.id)
+        if answer:
+            entries = answer[key.encode()]
+            self._ordinal += len(entries)
+            self._take(entries)
+            self._behind = True  # what came meanwhile, and whether anything was trimmed
+
+    def _take(self, entries: Sequence[Sequence[Any]]) -> None:
+        """Put entries into the buffer, but for those that their sender repeated."""
+        for _, fields in entries:
+            sender = fields[3]
+            if self._last_of.get(sender) == fields:
+                self.repeated += 1
+            else:
+                self._last_of[sender] = fields
+                self._buffer.append(fields)
+        if entries:
+            self.id = entries[-1][0].decode()
+
+    # -- where to begin -------------------------------------------------------------------------------------------
+
+    def _place(self, since: float | str | None) -> tuple[str, int]:
+        """Return the id after which to begin, and how many entries the stream ever had up to there."""
+        if isinstance(since, str):
+            start = since
+        elif since:
+            start = f"{max(0, int(since * 1000) - 1)}-18446744073709551615"
+        else:
+            _, added, length, last = self._page("-", "+", 1)
+            return (last, added) if since is None else ("0-0", added - length)
+        entries, added, length, _ = self._page("-", start)
+        ordinal = added - length + len(entries)
+        while len(entries) == _PAGE:
+            entries = self._page(f"({entries[-1][0].decode()}", start)[0]
+            ordinal += len(entries)
+        return start, ordinal
+
+    def _page(self, first: str, last: str, count: int = _PAGE) -> tuple[list[Any], int, int, str]:
+        """Return entries between two ids, how many were ever added, how many are kept, and the last id.
+
+        Redis: MULTI, XRANGE, XINFO STREAM, EXEC.
+        """
+        key = self._layout.history_key
+        self._connection.settle()
+        request = transaction([pack("XRANGE", key, first, last, "COUNT", count), pack("XINFO", "STREAM", key)])
+        try:
+            entries, info = self._connection.read(request, [self._layout] * 2)
+        except ServerRefused as error:
+            if "no such key" in str(error):  # nothing was ever flushed
+                return [], 0, 0, "0-0"
+            raise
+        return entries, info[b"entries-added"], info[b"length"], info[b"last-generated-id"].decode()
+
+
+def _later(one: str, other: str) -> bool:
+    """Tell whether a stream id is later than another."""
+    return [int(part) for part in one.split("-")] > [int(part) for part in other.split("-")]

@@ -1,0 +1,230 @@
+"""Commands as bytes and replies as values: the pure half of the data path.
+
+It knows RESP, the layout of a record in Redis and how a flush and a read of a group are spelt. It must not know
+sockets or time. Invariants:
+
+1. What can be prepared when a record is declared is prepared then: a flush joins prepared bytes and one body of values.
+2. One body serves both the hash (HSET) and the history (XADD): they never differ.
+3. Reads name their fields (HMGET) in the description's order; the order of HGETALL is never relied on.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import hiredis
+
+from shareddata.codec import decoder, encoder, numpy
+from shareddata.datadesc import Field, Record
+from shareddata.errors import DecodeError, DescriptionError, FieldError
+from shareddata.names import Names
+
+_MULTI = b"*1\r\n$5\r\nMULTI\r\n"
+_EXEC = b"*1\r\n$4\r\nEXEC\r\n"
+
+
+def pack(*args: str | bytes | int | float) -> bytes:
+    r"""Return a command as bytes.
+
+    >>> pack("GET", "shareddata:epoch")
+    b'*2\r\n$3\r\nGET\r\n$16\r\nshareddata:epoch\r\n'
+    """
+    packed: bytes = hiredis.pack_command(args)  # type: ignore[arg-type]
+    return packed
+
+
+def transaction(commands: Sequence[bytes]) -> bytes:
+    """Return commands in one MULTI/EXEC."""
+    return b"".join((_MULTI, *commands, _EXEC))
+
+
+@lru_cache(256)
+def queued(commands: int) -> bytes:
+    """Return what a server answers to MULTI and to each of its commands, before EXEC's own answer."""
+    return b"+OK\r\n" + b"+QUEUED\r\n" * commands
+
+
+def _bulk(text: str | bytes) -> bytes:
+    data = text.encode() if isinstance(text, str) else text
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+def _head(arguments: int, *parts: str | bytes) -> bytes:
+    """Return the beginning of a command of so many arguments."""
+    return b"*%d\r\n" % arguments + b"".join(map(_bulk, parts))
+
+
+class Layout:
+    """A record's bytes, prepared when it is declared.
+
+    Args:
+        record: its description.
+        names: the keys of its namespace.
+
+    Raises:
+        DescriptionError: when the record has arrays and numpy is missing.
+
+    Redis: none.
+    """
+
+    __slots__ = (
+        *("record", "key", "hset", "hmget", "history_key", "span", "_xadd", "_encoders", "_template", "_decoders"),
+        *("_make", "refused", "has_history"),
+    )
+
+    def __init__(self, record: Record, names: Names) -> None:
+        self.record = record
+        self.key = names.record(record.name)
+        self.history_key = names.history(record.name)
+        self.span = record.history_span
+        self.refused = tuple((i, f) for i, f in record.limited if f.on_limit == "refuse")
+        fields = [f.name for f in record.fields]
+        try:
+            self._encoders = tuple(encoder(*f.kind) for f in record.fields)
+            self._decoders = tuple(decoder(*f.kind) for f in record.fields)
+        except ModuleNotFoundError as error:
+            raise DescriptionError(f"record {record.name}: {error}") from None
+        self._template = b"".join(_bulk(name).replace(b"%", b"%%") + b"$%d\r\n%b\r\n" for name in fields)
+        self._make = record.trame._make
+        self.hset = _head(2 + 2 * len(fields), "HSET", self.key)
+        self.hmget = _head(2 + len(fields), "HMGET", self.key) + b"".join(map(_bulk, fields))
+        self._xadd = self._prepare_history(len(fields))
+        self.has_history = bool(self._xadd)
+
+    def __str__(self) -> str:
+        return f"record {self.record.name}"
+
+    def _prepare_history(self, fields: int) -> bytes:
+        if not self.record.history:
+            return b""
+        how = "MINID" if self.span else "MAXLEN"
+        limit = b"%b" if self.span else _bulk(str(self.record.history))
+        head = _head(6 + 2 * fields, "XADD", self.history_key).replace(b"%", b"%%" if self.span else b"%")
+        return head + b"".join(map(_bulk, (how, "~"))) + limit + _bulk("*")
+
+    def pack(self, values: Iterable[Any]) -> bytes:
+        """Check values and return the body of HSET and XADD: names and values, one after the other.
+
+        Args:
+            values: one for each field, in order, ts and sender too.
+
+        Raises:
+            FieldError: naming record, field, value, and the type and unit that were expected.
+        """
+        parts: list[int | bytes] = []
+        append = parts.append
+        try:
+            for encode, value in zip(self._encoders, values):
+                text = encode(value)
+                append(len(text))
+                append(text)
+        except (TypeError, ValueError) as error:
+            raise self._refusal(len(parts) // 2, value, error) from None
+        return self._template % tuple(parts)
+
+    def encode(self, values: Iterable[Any]) -> list[bytes]:
+        """Return each field's value as it is written in Redis."""
+        return [encode(value) for encode, value in zip(self._encoders, values)]
+
+    def _refusal(self, position: int, value: Any, error: Exception) -> FieldError:
+        field = self.record.fields[position]
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        reason = f" ({error})" if str(error) else ""
+        return FieldError(
+            f"record {self.record.name}, field {field.name!r}: {shown} is {type(value).__name__}, "
+            f"expected {field.type_text()}{reason}"
+        )
+
+    def described_as(self, record: Record, names: Names) -> "Layout":
+        """Return the layout of the same fields under a newer, compatible description."""
+        return Layout(replace(record, fields=tuple(record.field(f.name) for f in self.record.fields)), names)
+
+    def defaults(self) -> list[Any]:
+        """Return the value of each field of a record that was never written."""
+        return [_default(field) for field in self.record.fields]
+
+    def history(self, body: bytes, oldest: int) -> bytes:
+        """Return the XADD of a body to the record's history, `b""` when it has none.
+
+        Args:
+            body: from `pack`.
+            oldest: for histories bounded by time: the server's clock now, in milliseconds.
+        """
+        if self.span:
+            return self._xadd % _bulk(str(max(0, oldest - int(self.span * 1000)))) + body
+        return self._xadd + body if self._xadd else b""
+
+    def expiry(self, seconds: float | None) -> bytes:
+        """Return the command that lets the record expire, or keeps it for good (None)."""
+        if seconds is None:
+            return pack("PERSIST", self.key)
+        return pack("PEXPIRE", self.key, max(1, round(seconds * 1000)))
+
+    def decode(self, reply: Sequence[bytes | None]) -> Any:
+        """Return the trame that an HMGET answered, None for a record that is not there or was never written.
+
+        A record whose sender is empty was described and never written when the description says `["sender", ""]`.
+
+        Raises:
+            DecodeError: naming record, field and what was found.
+        """
+        try:
+            trame = self._make([convert(value) for convert, value in zip(self._decoders, reply)])  # type: ignore[arg-type]
+        except (TypeError, ValueError, KeyError, ArithmeticError):
+            if not any(value is not None for value in reply):
+                return None
+            raise self._damage(reply) from None
+        return trame if trame[1] else None
+
+    def _damage(self, reply: Sequence[bytes | None]) -> DecodeError:
+        field, value = self._first_damaged(reply)
+        found = "nothing" if value is None else repr(value if len(value) <= 60 else value[:57] + b"...")
+        return DecodeError(
+            f"record {self.record.name}, field {field.name!r}: found {found} in the key {self.key}, expected "
+            f"{field.type_text()}: another program wrote it; see who with `redis-cli hgetall '{self.key}'`"
+        )
+
+    def _first_damaged(self, reply: Sequence[bytes | None]) -> tuple[Field, bytes | None]:
+        for position, convert in enumerate(self._decoders):
+            try:
+                convert(reply[position])  # type: ignore[arg-type]
+            except (TypeError, ValueError, KeyError, ArithmeticError):
+                break
+        return self.record.fields[position], reply[position]
+
+    def decode_entry(self, fields: Sequence[bytes]) -> Any:
+        """Return the trame that an entry of the record's history holds: names and values, one after the other.
+
+        Fields that were described after the entry was written have their default.
+        """
+        values = dict(zip(fields[::2], fields[1::2]))
+        row = [values.get(field.name.encode()) for field in self.record.fields]
+        if None in row:
+            row = [default if value is None else value for value, default in zip(row, self.encode(self.defaults()))]
+        return self.decode(row)
+
+
+def _default(field: Field) -> Any:
+    if field.dtype and not isinstance(field.default, list):
+        return numpy().full(field.shape, field.default, field.dtype)
+    return field.default
+
+
+class Group:
+    """The read of some records as one MULTI/EXEC of HMGET: a request that never changes.
+
+    Redis: MULTI, HMGET for each record, EXEC.
+    """
+
+    __slots__ = ("layouts", "request", "mutable")
+
+    def __init__(self, layouts: Sequence[Layout]) -> None:
+        self.layouts = tuple(layouts)
+        self.mutable = any(f.type in ("list", "object", "any") for layout in layouts for f in layout.record.fields)
+        self.request = transaction([layout.hmget for layout in self.layouts])
+
+    def decode(self, replies: Sequence[Sequence[bytes | None]]) -> list[Any]:
+        """Return the group's trames in the order of declaration."""
+        return [layout.decode(reply) for layout, reply in zip(self.layouts, replies)]
