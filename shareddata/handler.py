@@ -1,0 +1,455 @@
+"""What every handler does: its command line, a clean stop, a steady rate, and going on while the server is away.
+
+A handler is a program that drives a device. It knows how programs are started, stopped and paced, and `DataDict`; it
+must not know any device or protocol. Invariants:
+
+1. The options are the same in every handler, in the same order; the address is settled by `SharedMemory`, not here.
+2. SIGINT and SIGTERM end the loops of `Handler`, and the program with exit code 0; a second signal ends it at once.
+3. A server that goes away does not end a handler. It is logged once, the device goes on being read, the CSV logs go on,
+   the newest values are sent when the server is back, and that is logged, with the number of updates in between.
+4. A frame from the device is taken whole or dropped whole and counted.
+5. An error that the user can mend is one line and exit code 1 (2 for wrong usage), a traceback only with -do-debug.
+"""
+
+import importlib
+import inspect
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any, NoReturn, Self, TypeVar
+
+import plac
+
+from shareddata.data import Data
+from shareddata.datadict import DataDict
+from shareddata.errors import ServerError, SharedDataError
+from shareddata.memory import SharedMemory
+from shareddata.serialline import SerialLine
+
+T = TypeVar("T")
+Records = Mapping[str, Mapping[str, Any]]
+"""Values by record and field: `{"BATTERY__measures": {"voltage": 12.065, "current": -7.625}}`."""
+
+log = logging.getLogger("shareddata")
+
+_LONGEST_WAIT = 0.2
+_RETRY = 0.5
+_COMPLAIN_EVERY = 60.0
+
+
+class Rate:
+    """Keep a rate without drift: the n-th time is n periods after the start, however long the work between takes.
+
+    Times that were missed are left out, not made up for in a burst, and counted.
+
+    Args:
+        frequency: times per second.
+        clock: seconds; another clock for tests.
+
+    Attributes:
+        missed: how many times were left out since the start.
+    """
+
+    def __init__(self, frequency: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.frequency = frequency
+        self.missed = 0
+        self._clock = clock
+        self._start = clock()
+        self._count = 1
+        self._complain_at = self._start
+
+    def remaining(self) -> float:
+        """Return the seconds until the next time, 0 when it has come."""
+        return max(0.0, self._start + self._count / self.frequency - self._clock())
+
+    def due(self) -> bool:
+        """Tell whether the next time has come; if so, go on to the one after it. Warns when it cannot keep up."""
+        now = self._clock()
+        late = (now - self._start) * self.frequency - self._count
+        if late < 0:
+            return False
+        skipped = int(late)
+        self._count += skipped + 1
+        self.missed += skipped
+        if skipped and now >= self._complain_at:
+            self._complain_at = now + _COMPLAIN_EVERY
+            log.warning("cannot keep up with %g Hz: %d times left out so far", self.frequency, self.missed)
+        return True
+
+
+class Stop:
+    """SIGINT and SIGTERM as a condition, and as something that ends a wait.
+
+    Attributes:
+        requested: whether one of the signals came.
+        running: whether the program's own loop has begun; before, a signal ends the program directly.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.running = False
+        self._reader, self._writer = os.pipe()
+        self._before = {number: signal.signal(number, self._arrived) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def wait(self, seconds: float, *descriptors: int) -> bool:
+        """Wait until a stop is requested, one of the descriptors can be read, or time is over.
+
+        Returns:
+            Whether one of the descriptors can be read.
+        """
+        if self.requested:
+            return False
+        readable, _, _ = select.select([self._reader, *descriptors], [], [], max(0.0, seconds))
+        return any(each != self._reader for each in readable)
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if not self.running:
+            raise SystemExit(0)
+        if self.requested:
+            raise SystemExit(f"stopped in the middle: signal {number} came twice")
+        self.requested = True
+        os.write(self._writer, b"!")
+
+
+class Handler:
+    """What a program gets from `program` to work with.
+
+    Attributes:
+        shm: the shared memory.
+        dd: this application's view of it.
+        stop: the signals.
+        taken: how many frames of the device were taken.
+        unreadable: how many whole frames were dropped because their content made no sense.
+    """
+
+    def __init__(self, shm: SharedMemory, dd: DataDict, stop: Stop, wrong_usage: Callable[[str], NoReturn]) -> None:
+        self.shm = shm
+        self.dd = dd
+        self.stop = stop
+        self.wrong_usage = wrong_usage
+        self.taken = 0
+        self.unreadable = 0
+        self._written: dict[str, Data] = {}
+        self._away_since: float | None = None
+        self._retry_at = 0.0
+        self._unsent = 0
+        self._orders: list[Any] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the program should go on."""
+        return not self.stop.requested
+
+    def ticks(self, frequency: float, *descriptors: int) -> Iterator[bool]:
+        """Yield at a steady rate, and at once when one of the descriptors can be read, until the program is to stop.
+
+        The first time comes at once.
+
+        Args:
+            frequency: times per second.
+            descriptors: file descriptors to wait for, too.
+
+        Yields:
+            True when it is time, False when it is only that a descriptor can be read.
+        """
+        rate = Rate(frequency)
+        due = True
+        while self.running:
+            yield due
+            readable = self.stop.wait(rate.remaining(), *descriptors)
+            due = rate.due()
+            if not due and not readable:
+                self.stop.wait(rate.remaining())  # woken a little early
+                due = rate.due()
+
+    def frames(self, line: SerialLine[T], frequency: float) -> Iterator[T | None]:
+        """Yield each frame of a line as it arrives, and None at a steady rate, until the program is to stop.
+
+        Args:
+            line: where the frames come from; while it is away there are only the Nones.
+            frequency: how often None comes, times per second.
+        """
+        rate = Rate(frequency)
+        while self.running:
+            yield from line.frames(min(rate.remaining(), _LONGEST_WAIT))
+            if rate.due():
+                yield None
+
+    def writes(self, names: Sequence[str]) -> list[Data]:
+        """Declare the records that this program writes.
+
+        Redis: HMGET for each.
+
+        Raises:
+            UnknownData: no such record is described.
+        """
+        datas: list[Data] = self.dd.set_datas_to_write(list(names))
+        self._written.update(zip(names, datas))
+        return datas
+
+    def fields_for(self, record: str, channels: Sequence[str]) -> tuple[list[str], list[int]]:
+        """Return a record's fields but ts and sender, and the channels as numbers; exit 2 if they do not fit together.
+
+        Redis: HGETALL of the descriptions, when they changed.
+
+        Raises:
+            UnknownData: no such record is described.
+        """
+        fields = [field.name for field in self.shm.describe(record).fields[2:]]
+        if not all(channel.isdigit() for channel in channels):
+            self.wrong_usage(f"channels are numbers: {' '.join(channels)}")
+        if len(channels) != len(fields):
+            self.wrong_usage(f"{record} has {len(fields)} fields ({', '.join(fields)}), not {len(channels)}")
+        return fields, [int(channel) for channel in channels]
+
+    def take(self, decode: Callable[[T], Records], frame: T) -> bool:
+        """Decode a frame and publish what it says; one that makes no sense is dropped whole and counted.
+
+        Args:
+            decode: returns the values by record and field; raises ValueError or LookupError for what cannot be read.
+            frame: a whole frame.
+
+        Redis: MULTI, HSET and XADD for each record, EXEC.
+        """
+        try:
+            records = decode(frame)
+        except (ValueError, LookupError) as error:
+            self.unreadable += 1
+            log.debug("dropped %r: %s", frame, error)
+            return False
+        self.taken += 1
+        if records:
+            self.publish(records)
+        return True
+
+    def publish(self, records: Records, ts: float | None = None) -> bool:
+        """Set records and flush them together, all with the same time.
+
+        Args:
+            records: values by record and field; each record was declared with `writes`.
+            ts: seconds since the epoch, when it was measured; now by default.
+
+        Returns:
+            Whether the server has them; if not, they are sent later, unless newer ones replace them.
+
+        Redis: MULTI, HSET and XADD for each record, EXEC.
+        """
+        when = time.time() if ts is None else ts
+        for name, values in records.items():
+            self._written[name].set(ts=when, **values)
+        return self.flush()
+
+    def flush(self) -> bool:
+        """Send what was set; return False, and go on, while the server is away.
+
+        Redis: MULTI, HSET and XADD for each record, EXEC.
+        """
+        if time.monotonic() < self._retry_at:
+            self._unsent += 1
+            return False
+        try:
+            self.dd.flush()
+        except ServerError as error:
+            self._unsent += 1
+            self._went_away(error)
+            return False
+        self._came_back()
+        return True
+
+    def read(self) -> list[Any] | None:
+        """Return the trames of the records declared with `dd.set_datas_to_read`, None while the server is away.
+
+        Redis: MULTI, HMGET for each record, EXEC; nothing when nobody changed them.
+        """
+        if time.monotonic() < self._retry_at:
+            return None
+        try:
+            trames: list[Any] = self.dd.next()
+        except ServerError as error:
+            self._went_away(error)
+            return None
+        return trames
+
+    def orders(self) -> list[Any]:
+        """Return the trames that were written since the last call, of the records declared with `dd.set_datas_to_read`.
+
+        The first call returns none: what was ordered before the start is not an order. Of several trames of a record
+        that were written between two calls only the last one is seen.
+
+        Redis: as `read`.
+        """
+        trames = self.read()
+        if trames is None:
+            return []
+        before, self._orders = self._orders, trames
+        if before is None:
+            return []
+        return [trame for trame, old in zip(trames, before) if trame is not None and trame != old]
+
+    def status(self, line: SerialLine[Any]) -> dict[str, Any]:
+        """Return the fields that each status record of a line has."""
+        return {
+            "device": line.device,
+            "connected": line.connected,
+            "frames": self.taken,
+            "dropped": line.dropped + self.unreadable,
+        }
+
+    def _went_away(self, error: ServerError) -> None:
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+            log.warning("the server takes nothing: %s; going on, the newest values are sent when it does", error)
+        self._retry_at = now + _RETRY
+
+    def _came_back(self) -> None:
+        if self._away_since is not None:
+            away = time.monotonic() - self._away_since
+            log.warning("the server is back after %.1f s; %d updates came in between", away, self._unsent)
+        self._away_since = None
+        self._unsent = 0
+
+
+def needs(module: str) -> Any:
+    """Import a module that only some devices need.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; the message says how to.
+
+    Redis: none.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        remedy = "pip install 'shareddata[hardware]'"
+        raise ModuleNotFoundError(f"this device needs {module}, which is not installed: {remedy}") from error
+
+
+def program(**texts: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a program of a function that drives a device.
+
+    The function gets a `Handler`, then its own parameters: those without a default are positional on the command line,
+    those with one are options, by their first letter (a capital where a common option has the small one). The common
+    options are added: -do-debug first, -r -p -a -i -u -n after the function's own. The program connects, waits for the
+    initialisation when -i is given, runs the function, and stops as the module's head says.
+
+    Args:
+        texts: a help text for each of the function's parameters, and for `do_debug`.
+
+    Returns:
+        A decorator. The program that it makes takes a list of arguments, `sys.argv`'s by default.
+
+    Example:
+        >>> @program(do_debug="Show debugging information", frequency="How often, in Hz")
+        ... def main(handler: Handler, frequency: float = 2) -> None:
+        ...     data, = handler.writes(["LAB__counter"])
+        ...     for count, _ in enumerate(handler.ticks(frequency)):
+        ...         handler.publish({"LAB__counter": {"count": count}})
+    """
+
+    def decorate(drive: Callable[..., None]) -> Callable[..., None]:
+        def main(arglist: Sequence[str] | None = None) -> None:
+            collect = _command_line(drive, texts)
+            common, own, rest = plac.call(collect, sys.argv[1:] if arglist is None else list(arglist), eager=False)
+            parser = plac.parser_from(collect)
+            strange = [each for each in rest if each.startswith("-")]
+            if strange:  # plac hands over options that it does not know as if they were positional
+                parser.error(f"unrecognized arguments: {' '.join(strange)}")
+            if own.get("frequency", 1) <= 0:
+                parser.error("the frequency must be positive")
+            _run(drive, common, (own, rest), parser.error)
+
+        main.__doc__ = drive.__doc__
+        return main
+
+    return decorate
+
+
+def _command_line(drive: Callable[..., None], texts: Mapping[str, str]) -> Callable[..., Any]:
+    """Return a function of the signature that plac makes the document's command line of."""
+
+    def collect(*values: Any) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+        common = dict(zip(names, values))
+        own = {name: common.pop(name) for name in own_names}
+        return common, own, values[len(names) :]
+
+    given = list(inspect.signature(drive).parameters.values())[1:]
+    rest = [each for each in given if each.kind is each.VAR_POSITIONAL]
+    needed = [each for each in given if each.default is each.empty and each not in rest]
+    options = [each for each in given if each.default is not each.empty]
+    parameters = [
+        *(each.replace(annotation=(texts[each.name], "positional", None, each.annotation)) for each in needed),
+        _option("do_debug", False, (texts["do_debug"], "flag")),
+        *(_own_option(each, texts[each.name]) for each in options),
+        *_common_options(),
+        *(each.replace(annotation=(texts[each.name],)) for each in rest),
+    ]
+    names = [each.name for each in parameters if each.kind is not each.VAR_POSITIONAL]
+    own_names = [each.name for each in given if each not in rest]
+    collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return collect
+
+
+def _option(name: str, default: Any, annotation: tuple[Any, ...]) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation)
+
+
+def _own_option(given: inspect.Parameter, text: str) -> inspect.Parameter:
+    letter = given.name[0] if given.name[0] not in "hrpaiun" else given.name[0].upper()
+    shown = f"{given.default:g}" if isinstance(given.default, float) else None
+    return _option(given.name, given.default, (text, "option", letter, given.annotation, None, shown))
+
+
+def _common_options() -> list[inspect.Parameter]:
+    """Return the options of every handler, in the order of their help: help, kind, letter, type, choices, metavar."""
+    called = sys.argv[0] if not os.path.isabs(sys.argv[0]) else os.path.basename(sys.argv[0])
+    machine = "Name or IP address of the cpu that Redis runs on"
+    flag = "Name of the environment variable that holds the init data of the shm"
+    address = "Address of the server, instead of -r and -p: redis://, rediss://, unix://, embedded://"
+    return [
+        _option("redis_server", None, (machine, "option", "r", str, None, "redissrv")),
+        _option("redis_port", None, ("TCP port number to connect to Redis", "option", "p", int, None, "6379")),
+        _option("app_name", called, ("Name of the application for the SHM", "option", "a", str)),
+        _option("env_init", None, (flag, "option", "i", str)),
+        _option("url", None, (address, "option", "u", str)),
+        _option("namespace", "", ("Namespace of the records", "option", "n", str)),
+    ]
+
+
+def _run(
+    drive: Callable[..., None],
+    common: Mapping[str, Any],
+    own: tuple[Mapping[str, Any], Sequence[str]],
+    wrong_usage: Callable[[str], NoReturn],
+) -> None:
+    """Connect, run the function until it ends, and turn what the user can mend into one line."""
+    level = logging.DEBUG if common["do_debug"] else logging.INFO
+    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {common['app_name']}: %(message)s")
+    host, port = (None, None) if common["url"] else (common["redis_server"], common["redis_port"])
+    try:
+        with (
+            Stop() as stop,
+            SharedMemory(host, port, common["env_init"], url=common["url"], namespace=common["namespace"]) as shm,
+            DataDict(common["app_name"], shm) as dd,
+        ):
+            handler = Handler(shm, dd, stop, wrong_usage)
+            stop.running = True
+            drive(handler, *own[0].values(), *own[1])
+    except (SharedDataError, ImportError, OSError) as error:
+        if common["do_debug"]:
+            raise
+        sys.exit(f"{common['app_name']}: {error}")
