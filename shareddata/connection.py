@@ -7,8 +7,9 @@ a socket that `address` has connected. Invariants:
    is unknown (`ServerError.outcome_unknown`), and the connection is closed: no late answer is taken for another's.
 2. Before a request is sent, what arrived meanwhile is taken: a connection that the server closed is opened anew first,
    so that an idle program survives a server's restart.
-3. Every call returns or raises within the time-out.
-4. In a forked child the socket is closed unsent; the child's first call opens its own.
+3. Every call returns or raises within the time-out, and once more that time where a connection is to be opened first.
+4. When anything is raised between sending and the answer, by a signal's handler too, the connection is closed.
+5. In a forked child the socket is closed unsent; the child's first call opens its own.
 
 A Connection belongs to one thread at a time.
 """
@@ -92,6 +93,7 @@ class Connection:
         self.heard = 0.0
         self._clock_offset: int | None = None
         self._away = False
+        self._opening = False
         self._ready: Callable[[int], list[Any]] = _closed
         _connections.add(self)
 
@@ -142,15 +144,16 @@ class Connection:
         self._ready = poll.poll if pending is None else lambda ms: [None] if pending() else poll.poll(ms)
         self._clock_offset = None
         self.messages.clear()
+        self._opening = True
         try:
             sock.settimeout(timeout)
             self.call("CLIENT", "TRACKING", "ON")
             self.refresh_epoch()
             if self._setup:
                 self._setup(self)
+            sock.settimeout(self.timeout)
         finally:
-            if self._sock is not None:
-                sock.settimeout(self.timeout)
+            self._opening = False
         self.epoch_news = self.invalidated = True
         if self._away:
             self._away = False
@@ -211,16 +214,18 @@ class Connection:
 
     def _take(self) -> None:
         """Receive once what came without a question, and sort it into the attributes."""
+        reason = "the server closed it"
         try:
             data = self._sock.recv(65536)  # type: ignore[union-attr]
+            self._reader.feed(data)
         except OSError as error:
             data, reason = b"", str(error)
-        else:
-            reason = "the server closed it"
+        except BaseException:
+            self.close()
+            raise
         if not data:
             self._fail(ServerUnreachable(f"{self.address.shown}: the idle connection broke: {reason}"))
         self.heard = time.monotonic()
-        self._reader.feed(data)
         self._leftover()
 
     def _push(self, push: Sequence[Any]) -> None:
@@ -234,38 +239,34 @@ class Connection:
 
     # -- questions ------------------------------------------------------------------------------------------------
 
-    def call(self, *args: str | bytes | int | float, timeout: float | None = None) -> Any:
+    def call(self, *args: str | bytes | int | float) -> Any:
         """Send one command and return its answer.
 
         Raises:
             ServerTimeout, ServerUnreachable: the outcome is unknown if the command was sent.
             ServerRefused, ServerSetupError: the server said no.
         """
-        return self.exchange([pack(*args)], timeout=timeout)[0]
-
-    def exchange(self, commands: Sequence[bytes], timeout: float | None = None) -> list[Any]:
-        """Send commands at once and return their answers; the first error among them is raised.
-
-        Args:
-            commands: from `wire.pack`.
-            timeout: seconds for all of them, instead of the connection's.
-        """
         self.settle()
-        answers = self._ask(b"".join(commands), len(commands), timeout)
-        for answer in answers:
-            if isinstance(answer, hiredis.ReplyError):
-                raise refusal(str(answer), self.address.shown)
-        return answers
+        return self.command(pack(*args))
+
+    def command(self, request: bytes) -> Any:
+        """Send one prepared command and return its answer: the data path of one record without history.
+
+        Call `settle` before it.
+        """
+        answer = self._ask(request)
+        if isinstance(answer, hiredis.ReplyError):
+            raise refusal(str(answer), self.address.shown, ": nothing was written")
+        return answer
 
     def subscribe(self, command: bytes) -> None:
         """Send a SUBSCRIBE or PSUBSCRIBE and wait until it stands; what is published comes into `messages`.
 
         Redis: the command, PING.
         """
-        self._send(command + pack("PING"))
-        answer = self._answer()
+        answer = self._ask(command + pack("PING"))  # the subscription is answered by a push, or by an error
         if isinstance(answer, hiredis.ReplyError):
-            self._answer()
+            self.close()
             raise refusal(str(answer), self.address.shown)
 
     def transact(self, request: bytes, subjects: Sequence[Any]) -> list[Any]:
@@ -281,22 +282,26 @@ class Connection:
 
         Redis: MULTI, the commands, EXEC.
         """
-        self._send(request)
-        data = self._receive()
-        expected = queued(len(subjects))
-        if data.startswith(expected):
-            self._reader.feed(data, len(expected), len(data) - len(expected))
+        queueing: list[Any] = []
+        try:
+            self._send(request)
+            data = self._receive()
+            expected = queued(len(subjects))
+            if data.startswith(expected):
+                self._reader.feed(data, len(expected), len(data) - len(expected))
+            else:
+                self._reader.feed(data)
+                queueing = [self._answer() for _ in range(len(subjects) + 1)]
             answer = self._answer()
-        else:
-            self._reader.feed(data)
-            answers = [self._answer() for _ in range(len(subjects) + 2)]
-            answer = answers[-1]
-            if isinstance(answer, hiredis.ReplyError):
-                raise self._aborted(answers[1:-1], subjects)
-        self.invalidated = False
-        if self.messages or self.covered:
-            self.covered, self.messages = self.messages, []
-        self._leftover()
+            self.invalidated = False
+            if self.messages or self.covered:
+                self.covered, self.messages = self.messages, []
+            self._leftover()
+        except BaseException:
+            self.close()  # also when a signal's handler raised: no late answer is taken for another's
+            raise
+        if isinstance(answer, hiredis.ReplyError):
+            raise self._aborted(queueing[1:], subjects)
         for reply in answer:
             if isinstance(reply, hiredis.ReplyError):
                 raise self._partly(answer, subjects)
@@ -309,22 +314,10 @@ class Connection:
         """
         try:
             return self.transact(request, subjects)
-        except ServerUnreachable:
+        except ServerUnreachable as error:
+            if not error.outcome_unknown:
+                raise
             return self.transact(request, subjects)
-
-    def command(self, request: bytes) -> Any:
-        """Send one prepared command and return its answer: the data path of one record without history.
-
-        Call `settle` before it.
-        """
-        self._send(request)
-        self._reader.feed(self._receive())
-        answer = self._answer()
-        self.messages.clear()
-        self._leftover()
-        if isinstance(answer, hiredis.ReplyError):
-            raise refusal(str(answer), self.address.shown, ": nothing was written")
-        return answer
 
     def clock(self) -> int:
         """Return the server's clock in milliseconds since 1970; asked once for each connection.
@@ -336,18 +329,19 @@ class Connection:
             self._clock_offset = int(seconds) * 1000 + int(microseconds) // 1000 - int(time.monotonic() * 1000)
         return self._clock_offset + int(time.monotonic() * 1000)
 
-    def _ask(self, request: bytes, answers: int, timeout: float | None = None) -> list[Any]:
-        sock = self._sock
-        if timeout is not None and sock is not None:
-            sock.settimeout(timeout)
+    def _ask(self, request: bytes) -> Any:
+        """Send a request that has one answer, and return it."""
         try:
             self._send(request)
-            result = [self._answer() for _ in range(answers)]
+            self._reader.feed(self._receive())
+            answer = self._answer()
+            if self.messages:
+                self.messages.clear()
             self._leftover()
-            return result
-        finally:
-            if timeout is not None and self._sock is not None:
-                self._sock.settimeout(self.timeout)
+        except BaseException:
+            self.close()
+            raise
+        return answer
 
     def _aborted(self, answers: Sequence[Any], subjects: Sequence[Any]) -> ServerError:
         """Return the error for a transaction that the server refused whole."""
@@ -366,13 +360,25 @@ class Connection:
     # -- bytes ----------------------------------------------------------------------------------------------------
 
     def _send(self, request: bytes) -> None:
-        """Send all of a request. What could not be sent whole ends without its last byte: the server drops it."""
+        """Send all of a request.
+
+        What could not be sent whole ends without its last bytes and was not carried out: it is sent again, once.
+        """
         if self._sock is None:
             self.open()
         try:
             self._sock.sendall(request)  # type: ignore[union-attr]
-        except OSError as error:
-            self._fail(ServerUnreachable(f"{self.address.shown}: the connection broke ({error}): nothing was written"))
+        except TimeoutError:
+            self._fail(ServerTimeout(f"{self.address.shown}: it takes no more data: nothing was written"))
+        except OSError:
+            self.close()
+            self.open()
+            try:
+                self._sock.sendall(request)  # type: ignore[union-attr]
+            except OSError as error:
+                self._fail(
+                    ServerUnreachable(f"{self.address.shown}: the connection broke ({error}): nothing was written")
+                )
 
     def _receive(self) -> bytes:
         try:
@@ -414,12 +420,14 @@ class Connection:
             self._fail(ServerUnreachable(f"{self.address.shown}: an answer without a question: {reply!r}"))
 
     def _broken(self, error: OSError) -> Any:
-        unknown = "the request was sent, so the server may have applied it: its outcome is unknown"
-        if isinstance(error, TimeoutError):
-            text = f"{self.address.shown}: no answer within {self.timeout:g} s: is the server stopped, or the link cut?"
-            self._fail(ServerTimeout(f"{text} {unknown}", outcome_unknown=True))
-        text = f"{self.address.shown}: the connection broke ({error}); {unknown}"
-        self._fail(ServerUnreachable(text, outcome_unknown=True))
+        silent = isinstance(error, TimeoutError)
+        text = f"no answer within {self.timeout:g} s" if silent else f"the connection broke ({error})"
+        if self._opening:
+            outcome = "while it was being opened: nothing was sent"
+        else:
+            outcome = "after the request was sent: the server may have applied it, the outcome is unknown"
+        kind = ServerTimeout if silent else ServerUnreachable
+        self._fail(kind(f"{self.address.shown}: {text}, {outcome}", outcome_unknown=not self._opening))
 
     def _fail(self, error: ServerError) -> Any:
         """Close the connection and raise; the first time since it was open, say so in the log."""
