@@ -205,22 +205,23 @@ class DataDict:
         writer.settle()
         if writer.epoch_news:
             self._described_anew()
-        commands: list[bytes] = []
+        parts: list[bytes] = []
         subjects: list[Layout] = []
         for data in staged:
-            layout = data.layout
-            commands.append(layout.hset + data.body)
-            subjects.append(layout)
+            layout, body = data.layout, data.body
             if layout.has_history:
-                commands.append(layout.history(data.body, writer.clock() if layout.span else 0))
+                parts += (layout.hset, body, layout.xadd_since(writer.clock()) if layout.span else layout.xadd, body)
+                subjects += (layout, layout)
+            else:
+                parts += (layout.hset, body)
                 subjects.append(layout)
             if data.may_expire or data.expire is not None:
-                commands.append(layout.expiry(data.expire))
+                parts.append(layout.expiry(data.expire))
                 subjects.append(layout)
-        if len(commands) == 1:
-            writer.command(commands[0])
+        if len(subjects) == 1:
+            writer.command(b"".join(parts))
         else:
-            writer.transact(transaction(commands), subjects)
+            writer.transact(transaction(parts), subjects)
         return self._flushed()
 
     def write(self, timestamp: float | None = None) -> int:
