@@ -3,14 +3,11 @@
 Servers are real. `server` runs a test once on each kind that this machine has; `own_server` gives one to kill.
 """
 
-from __future__ import annotations
-
 import multiprocessing.resource_tracker
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -18,11 +15,9 @@ import pytest
 from leaks import Snapshot, set_mark
 from proxy import Proxy
 from servers import EXECUTABLES, OwnServer, empty, short_folder
+from shareddata import SharedMemory
+from shareddata.server import Server
 from waiting import eventually as wait_until
-
-if TYPE_CHECKING:
-    from shareddata import SharedMemory
-    from shareddata.server import Server
 
 OURS = ("SHAREDDATA_URL", "SHAREDDATA_SERVER", "LOGDIR", "LOGFILE", "INIT_MSG", "TMPFS_PATH")
 
@@ -77,8 +72,6 @@ def _no_leaks(_household: None) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def servers() -> Iterator[dict[str, Server]]:
     """A running server of each kind, for the whole session."""
-    from shareddata.server import Server
-
     running: dict[str, Server] = {}
     folders = {kind: short_folder() for kind in EXECUTABLES}
     try:
@@ -114,8 +107,6 @@ def url(server: Server) -> str:
 @pytest.fixture
 def shm(url: str) -> Iterator[SharedMemory]:
     """A SharedMemory on an emptied server; nothing is described yet."""
-    from shareddata import SharedMemory
-
     with SharedMemory(url=url) as memory:
         yield memory
 

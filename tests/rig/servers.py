@@ -19,6 +19,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from shareddata.server import Server
+
 
 def valkey_executable() -> str:
     """Return the path of the server that the `embedded` extra brings."""
@@ -80,8 +82,6 @@ class OwnServer:
             acl_path = self.folder / "users.acl"
             acl_path.write_text(aclfile)
             extra += ["--aclfile", str(acl_path)]
-        from shareddata.server import Server
-
         self.server = Server(self.folder, fsync=fsync, executable=EXECUTABLES[kind], options=tuple(extra))
         self.server.start()
 
