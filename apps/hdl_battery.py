@@ -44,6 +44,10 @@ SOLAR_TOTALS = {
     "energy": ("H19", 36000, 1), "energy_today": ("H20", 36000, 1), "highest_power_today": ("H21", 1, 1),
     "energy_yesterday": ("H22", 36000, 1), "highest_power_yesterday": ("H23", 1, 1),
 }
+RECORDS = [
+    "BATTERY__status", "BATTERY__measures", "BATTERY__alarms", "BATTERY__totals", "SOLAR__status", "SOLAR__measures",
+    "SOLAR__totals",
+]
 REASONS = (
     "low voltage", "high voltage", "low state of charge", "low starter voltage", "high starter voltage",
     "low temperature", "high temperature", "mid-point voltage", "overload", "DC ripple", "low AC output voltage",
@@ -129,8 +133,7 @@ def main(handler: Handler, serialport: str = "/dev/ttyO1", frequency: float = 2.
     """Drive a battery monitor or solar charger."""
     battery = Battery()
     handler.dd.set_datas_to_read(["BATTERY__command"])
-    handler.writes(["BATTERY__status", "BATTERY__measures", "BATTERY__alarms", "BATTERY__totals"])
-    handler.writes(["SOLAR__status", "SOLAR__measures", "SOLAR__totals"])
+    handler.writes(RECORDS)
     handler.orders()  # what was ordered before the start is not obeyed
     with SerialLine(serialport, VEDirect(), 19200) as line:
         for block in handler.frames(line, frequency):

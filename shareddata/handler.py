@@ -143,7 +143,8 @@ class Handler:
         self.wrong_usage = wrong_usage
         self.taken = 0
         self.unreadable = 0
-        self._written: dict[str, Data] = {}
+        self._writes: dict[str, bool] = {}
+        self._datas: dict[str, Data] = {}
         self._away_since: float | None = None
         self._retry_at = 0.0
         self._unsent = 0
@@ -189,17 +190,20 @@ class Handler:
             if rate.due():
                 yield None
 
-    def writes(self, names: Sequence[str]) -> list[Data]:
-        """Declare the records that this program writes.
+    def writes(self, names: Sequence[str]) -> None:
+        """Say which records this program writes; those that nobody described are left out, and logged.
 
-        Redis: HMGET for each.
+        Redis: HGETALL of the descriptions.
 
         Raises:
-            UnknownData: no such record is described.
+            UnknownData: none of them is described.
         """
-        datas: list[Data] = self.dd.set_datas_to_write(list(names))
-        self._written.update(zip(names, datas))
-        return datas
+        described = set(self.shm.names())
+        self._writes.update((name, name in described) for name in names)
+        if missing := [name for name in names if name not in described]:
+            log.info("not described, so not written: %s", ", ".join(missing))
+        if len(missing) == len(names):
+            self.shm.describe(names[0])
 
     def fields_for(self, record: str, channels: Sequence[str]) -> tuple[list[str], list[int]]:
         """Return a record's fields but ts and sender, and the channels as numbers; exit 2 if they do not fit together.
@@ -240,7 +244,7 @@ class Handler:
         """Set records and flush them together, all with the same time.
 
         Args:
-            records: values by record and field; each record was declared with `writes`.
+            records: values by record and field; each record was named to `writes`.
             ts: seconds since the epoch, when it was measured; now by default.
 
         Returns:
@@ -250,8 +254,21 @@ class Handler:
         """
         when = time.time() if ts is None else ts
         for name, values in records.items():
-            self._written[name].set(ts=when, **values)
+            if self._writes[name] and not self._set(name, {"ts": when, **values}):
+                return False
         return self.flush()
+
+    def _set(self, name: str, values: Mapping[str, Any]) -> bool:
+        """Set a record; the first time it is declared, which takes the server and makes its CSV file."""
+        if name not in self._datas:
+            try:
+                (self._datas[name],) = self.dd.set_datas_to_write([name])
+            except ServerError as error:
+                self._unsent += 1
+                self._went_away(error)
+                return False
+        self._datas[name].set(**values)
+        return True
 
     def flush(self) -> bool:
         """Send what was set; return False, and go on, while the server is away.
@@ -356,7 +373,7 @@ def program(**texts: str) -> Callable[[Callable[..., None]], Callable[..., None]
     Example:
         >>> @program(do_debug="Show debugging information", frequency="How often, in Hz")
         ... def main(handler: Handler, frequency: float = 2) -> None:
-        ...     data, = handler.writes(["LAB__counter"])
+        ...     handler.writes(["LAB__counter"])
         ...     for count, _ in enumerate(handler.ticks(frequency)):
         ...         handler.publish({"LAB__counter": {"count": count}})
     """

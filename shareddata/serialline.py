@@ -89,18 +89,19 @@ class VEDirect:
         blocks = []
         self._pending += data
         while piece := self._PIECE.search(self._pending):
+            start, end = piece.span()  # asked before the buffer changes, which the match looks into
             if piece[1] is None:
-                del self._pending[piece.start() : piece.end()]  # a HEX frame
+                del self._pending[start:end]  # a HEX frame
                 continue
-            block = bytes(self._pending[: piece.end()])
-            del self._pending[: piece.end()]
+            block = bytes(self._pending[:end])
+            del self._pending[:end]
             fields = self._fields(block)
             self._in_step = fields is not None
             if fields is not None:
                 blocks.append(fields)
                 continue
             self.dropped += 1
-            if piece[1] == b"\r":
+            if block.endswith(b"\r"):
                 self._pending[:0] = b"\r"  # where the checksum byte was lost, this one begins the next block
         if len(self._pending) > self.LONGEST:
             self.reset()
@@ -139,11 +140,11 @@ class NMEA:
     A frame is the sentence's fields as text, the first with its `$` or `!`, without the checksum:
     `["$SDDBT", "7.7", "f", "2.3", "M", "1.3", "F"]`.
 
-    A sentence is `$` or `!`, printable characters, `*`, their exclusive-or as two hexadecimal digits, and `\r\n` (a
-    plain `\n` is taken too). A line that is anything else is dropped and counted: binary data, a wrong checksum, and
-    also a line without a checksum, which may be damaged for all we know. Noise in front of a whole sentence on its line
-    counts one too, and the sentence is taken. The checksum detects each wrong byte; of other damage it lets 1 in 256
-    through.
+    A sentence is `$` or `!`, an address (`GPGGA`, or `P` and a manufacturer's own), fields of printable characters,
+    `*`, the exclusive-or of address and fields as two hexadecimal digits, and `\r\n` (a plain `\n` is taken too). A
+    line that is anything else is dropped and counted: binary data, a wrong checksum, and also a line without a
+    checksum, which may be damaged for all we know. Noise in front of a whole sentence on its line counts one too, and
+    the sentence is taken. The checksum detects each wrong byte; of other damage it lets 1 in 256 through.
 
     Attributes:
         dropped: how many damaged lines and pieces of noise were thrown away; empty lines do not count.
@@ -152,7 +153,9 @@ class NMEA:
     LONGEST = 1024
     """Bytes in a line: the standard allows 82, receivers send up to 500."""
 
-    _SENTENCE = re.compile(rb"[$!]([^$!*\x00-\x1f\x7f-\xff]+)\*([0-9A-Fa-f]{2})\Z")
+    _SENTENCE = re.compile(
+        rb"[$!]((?:[A-Z]{2}[A-Z0-9]{3}|P[A-Z0-9]{3,})(?:,[^$!*\x00-\x1f\x7f-\xff]*)?)\*([0-9A-Fa-f]{2})\Z"
+    )
 
     def __init__(self) -> None:
         self.dropped = 0
