@@ -10,7 +10,8 @@ or descriptions; numpy is imported only when a field is an array. Invariants:
 
 The types and how they are written:
 
-    float   Python's repr: the shortest text that reads back exactly; `nan`, `inf`, `-inf`
+    float   Python's repr: the shortest text that reads back exactly; `nan`, `inf`, `-inf`; what others write is read
+            as Python's float() does
     int     decimal digits, of any size up to Python's limit of 4300
     bool    `true`, `false`
     str     as it is
@@ -31,16 +32,18 @@ _BOOLS = {True: b"true", False: b"false"}
 _BOOLS_BACK = {b"true": True, b"false": False}
 
 
-def _plain(value: Any) -> Any:
-    """Return numpy's scalars as their Python type, anything else as it is."""
-    return value.item() if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () else value
+def plain(value: Any) -> Any:
+    """Return numpy's numbers and bools as their Python type, anything else as it is."""
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () and value.dtype.kind in "biuf":
+        return value.item()
+    return value
 
 
 def encode_float(value: Any) -> bytes:
     """Write a float (or an int, as the nearest float) so that it reads back exactly."""
     if type(value) is float:
         return b"%a" % value
-    value = _plain(value)
+    value = plain(value)
     if isinstance(value, float):
         return float.__repr__(value).encode()
     if isinstance(value, int) and not isinstance(value, bool):
@@ -55,7 +58,7 @@ def encode_int(value: Any) -> bytes:
     """Write an int of any size."""
     if type(value) is int:
         return b"%d" % value
-    value = _plain(value)
+    value = plain(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return int.__repr__(value).encode()
     raise TypeError
@@ -67,7 +70,7 @@ def encode_bool(value: Any) -> bytes:
         return b"true"
     if value is False:
         return b"false"
-    return _BOOLS[_require(_plain(value), bool)]
+    return _BOOLS[_require(plain(value), bool)]
 
 
 def encode_str(value: Any) -> bytes:
@@ -85,7 +88,7 @@ def _require(value: Any, wanted: type) -> Any:
 
 def _check_json(value: Any) -> Any:
     """Return the value with numpy scalars and tuples replaced, or raise TypeError naming what JSON cannot hold."""
-    value = _plain(value)
+    value = plain(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
@@ -133,7 +136,7 @@ def _decode_object(data: bytes) -> Any:
 
 def _decode_any(data: bytes) -> Any:
     try:
-        return json.loads(data)
+        return json.loads(str(data, "utf-8"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -158,7 +161,11 @@ def _array_encoder(dtype: str, shape: tuple[int, ...]) -> Encoder:
     target = np.dtype(dtype)
 
     def encode_array(value: Any) -> bytes:
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError("it is masked: fill it first")
         source = np.asarray(value)
+        if target.kind in "iu" and source.dtype.kind == "f" and not isinstance(value, np.ndarray):
+            source = _exact_integers(np, value, source)
         if source.shape != shape:
             raise ValueError(f"its shape is {source.shape}")
         if source.dtype != target:
@@ -170,17 +177,33 @@ def _array_encoder(dtype: str, shape: tuple[int, ...]) -> Encoder:
 
 def _cast(np: Any, source: Any, target: Any) -> Any:
     """Convert an array where no element changes but by rounding of floats; else raise."""
+    if source.dtype.kind == "O" and target.kind in "iu":
+        return _from_objects(source, target)
     if source.dtype.kind not in "biufc" or (source.dtype.kind == "b") != (target.kind == "b"):
         raise TypeError(f"its elements are {source.dtype}")
     if not np.can_cast(source.dtype, target, "same_kind") and not (source.dtype.kind in "iu" and target.kind in "iu"):
         raise TypeError(f"its elements are {source.dtype}")
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         result = source.astype(target)
     if target.kind in "iu" and not np.array_equal(result.astype(object), source.astype(object)):
         raise ValueError("an element is too large for the type")
-    if target.kind in "fc" and not np.array_equal(np.isfinite(result), np.isfinite(source)):
-        raise ValueError("an element is too large for the type")
+    for was, became in ((source.real, result.real), (source.imag, result.imag)) if target.kind in "fc" else ():
+        if not np.array_equal(np.isfinite(became), np.isfinite(was)):
+            raise ValueError("an element is too large for the type")
     return result
+
+
+def _exact_integers(np: Any, value: Any, source: Any) -> Any:
+    """Return a list's integers as objects where numpy made floats of them (it does of `[1, 2**63]`)."""
+    objects = np.array(value, dtype=object)
+    return objects if all(type(item) is int for item in objects.flat) else source
+
+
+def _from_objects(source: Any, target: Any) -> Any:
+    try:
+        return source.astype(target)
+    except OverflowError:
+        raise ValueError("an element is too large for the type") from None
 
 
 def _array_decoder(dtype: str, shape: tuple[int, ...]) -> Decoder:
@@ -188,6 +211,8 @@ def _array_decoder(dtype: str, shape: tuple[int, ...]) -> Decoder:
     target = np.dtype(dtype)
 
     def decode_array(data: bytes) -> Any:
+        if target.kind == "b" and data.strip(b"\0\1"):
+            raise ValueError("a byte that is neither 0 nor 1")
         return np.frombuffer(data, target).reshape(shape)
 
     return decode_array

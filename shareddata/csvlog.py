@@ -29,6 +29,11 @@ def folder_from_environment() -> Path | None:
     return Path(os.environ["LOGDIR"]) if os.environ.get("LOGDIR") else None
 
 
+def _sidecar(path: Path) -> Path:
+    """Return the name of the description beside a CSV file."""
+    return path.with_name(path.name + ".json") if path.suffix == ".json" else path.with_suffix(".json")
+
+
 class CsvLog:
     """The CSV file of one record written by one program.
 
@@ -118,24 +123,29 @@ class CsvLog:
     def _create(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         first = self._folder / (os.environ.get("LOGFILE") or self._usual_name())
-        number, path = 1, first
-        while True:
-            try:
-                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-                break
-            except FileExistsError:
-                number += 1
-                path = first.with_stem(f"{first.stem}_{number}")
+        number, path, sidecar = 1, first, _sidecar(first)
+        while path.exists() or sidecar.exists() or not self._make(path):
+            number += 1
+            path = first.with_stem(f"{first.stem}_{number}")
+            sidecar = _sidecar(path)
         self.path, self._size = path, 0
-        sidecar = {"record": self._name, "sender": self._sender, "description": self._description}
+        content = {"record": self._name, "sender": self._sender, "description": self._description}
         try:
             self._writer.writerow(self._fields)
-            path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n", "utf-8")
+            with open(sidecar, "x", encoding="utf-8") as file:
+                file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         except OSError:
             self.close()
             path.unlink()
-            path.with_suffix(".json").unlink(missing_ok=True)
             raise
+
+    def _make(self, path: Path) -> bool:
+        """Make a file that is not there yet; False when another program was quicker."""
+        try:
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except FileExistsError:
+            return False
+        return True
 
     def _usual_name(self) -> str:
         sender = re.sub(r"[^A-Za-z0-9_.-]", "_", self._sender).lstrip("._") or "unnamed"

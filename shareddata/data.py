@@ -11,9 +11,13 @@ from collections.abc import Mapping, Sequence
 from time import time
 from typing import Any
 
+from shareddata.codec import plain
 from shareddata.csvlog import CsvLog
 from shareddata.errors import FieldError
 from shareddata.wire import Layout
+
+LONGEST_EXPIRE = 1e9
+"""Seconds after which a record may expire at the latest: some thirty years."""
 
 
 class Data:
@@ -74,7 +78,8 @@ class Data:
         Args:
             *values: all fields but ts and sender, in order; fewer when the others are named.
             **named: fields by name; `ts=` (seconds since 1970), `sender=`, and `expire=` (seconds after which the
-                record is gone unless it is flushed again). Fields not given keep this Data's last value.
+                record is gone unless it is flushed again). Fields not given keep this Data's last value, so a list
+                that was given is this Data's from then on.
 
         Raises:
             FieldError: wrong count, unknown or doubled field, wrong type, or out of limits where the description
@@ -101,9 +106,8 @@ class Data:
 
     def restamp(self, ts: float) -> None:
         """Give the staged value another time."""
-        row = (ts, *self._values[1:])
-        self.body = self._pack(row)
-        self._values = row
+        self.body = self.layout.restamp(self.body, ts)
+        self._values = (ts, *self._values[1:])
 
     def adopt(self, layout: Layout) -> None:
         """Go on with other limits, units or history; the fields are the same, so what is staged stays as it is."""
@@ -121,8 +125,9 @@ class Data:
             )
         rest = dict(named)
         ts, sender, expire = rest.pop("ts", self.ts), rest.pop("sender", self.sender), rest.pop("expire", None)
-        if expire is not None and (isinstance(expire, bool) or not isinstance(expire, int | float) or not expire > 0):
-            raise FieldError(f"record {self.name}: expire is {expire!r}, expected seconds above 0")
+        expire = plain(expire)
+        if expire is not None and (type(expire) not in (int, float) or not 0 < expire <= LONGEST_EXPIRE):
+            raise FieldError(f"record {self.name}: expire is {expire!r}, expected seconds, up to {LONGEST_EXPIRE:g}")
         row = list(values) + list(self._values[2 + len(values) :])
         positions = {f.name: i for i, f in enumerate(fields)}
         for name, value in rest.items():

@@ -19,6 +19,7 @@ import json
 import keyword
 import math
 import re
+import unicodedata
 from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,7 +33,11 @@ from shareddata.names import check_name
 DEFAULT_HISTORY = 256
 """Trames that a record's history keeps when its description does not say."""
 
+_TYPE_NAMES = {"null": "any"}  # a null default: any JSON value
+_FLOAT_MAX = {"<f2": 65504.0, "<f4": 3.4028235e38, "<f8": 1.7e308, "<c8": 3.4028235e38, "<c16": 1.7e308}
 _SPAN_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_LONGEST_SPAN = 100 * 366 * 86400
+_MOST_HISTORY = 2**53
 _FIELD_OPTIONS = ("unit", "min", "max", "on_limit", "doc", "dtype", "shape")
 _RECORD_OPTIONS = ("doc", "owner", "history", "max_age", "fields")
 
@@ -114,7 +119,8 @@ class Record:
     @cached_property
     def trame(self) -> Any:
         """The named tuple class of this record's values."""
-        return namedtuple(re.sub(r"\W|^(?=\d)", "_", self.name), [f.name for f in self.fields])
+        name = re.sub(r"\W|^(?=\d)", "_", self.name)
+        return namedtuple(name + "_" * keyword.iskeyword(name), [f.name for f in self.fields])
 
     @cached_property
     def limited(self) -> tuple[tuple[int, Field], ...]:
@@ -182,9 +188,10 @@ def parse_span(text: str) -> float:
         ValueError: when it is not a positive number with one of the units s, m, min, h, d.
     """
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|m|min|h|d)\s*", text)
-    if not match or float(match[1]) <= 0:
-        raise ValueError(f"{text!r} is no time: write a number and s, m, h or d, like '2h'")
-    return float(match[1]) * _SPAN_UNITS[match[2]]
+    seconds = float(match[1]) * _SPAN_UNITS[match[2]] if match else 0.0
+    if not 0 < seconds <= _LONGEST_SPAN:
+        raise ValueError(f"{text[:40]!r} is no time: write a number and s, m, h or d, like '2h'")
+    return seconds
 
 
 def check_compatible(running: Record, described: Record) -> None:
@@ -254,13 +261,18 @@ def parse(source: Source) -> Iterator[Record]:
         raise DescriptionError(f"{where}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise DescriptionError(f"{where}: byte {error.start} is no UTF-8 text: save the file as UTF-8") from None
+    except ValueError as error:
+        raise DescriptionError(f"{where!r}: is no path: {error}") from None
     try:
         content = json.loads(text, object_pairs_hook=_pairs)
     except json.JSONDecodeError as error:
         raise DescriptionError(f"{where}:{error.lineno}: no valid JSON, column {error.colno}: {error.msg}") from None
-    except _Doubled as error:
-        line = _line_of(text, str(error), last=True)
-        raise DescriptionError(f"{where}:{line}: {str(error)!r} is given twice: rename or delete one of them") from None
+    except _Doubled:
+        path, line = next(_doubled(text))
+        what = f"record {path[0]}" if len(path) == 1 else f"record {path[0]}: {path[-1]!r}"
+        raise DescriptionError(f"{where}:{line}: {what} is given twice: rename or delete one of them") from None
+    except ValueError as error:
+        raise DescriptionError(f"{where}: {error}: a number is too long") from None
     except RecursionError:
         raise DescriptionError(f"{where}: nested too deeply to be a description") from None
     yield from _parse_mapping(content, where, text)
@@ -273,15 +285,36 @@ class _Doubled(Exception):
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Doubled(next(name for i, name in enumerate(names) if name in names[:i]))
+        raise _Doubled
     return result
 
 
-def _line_of(text: str, key: str, last: bool = False) -> int:
-    """Return the line in which a key stands, the last one where it stands more than once and that is asked for."""
-    found = [m.start() for m in re.finditer(re.escape(json.dumps(key, ensure_ascii=False)) + r"\s*:", text)]
-    return text.count("\n", 0, found[-1 if last else 0]) + 1 if found else 1
+def _keys(text: str) -> Iterator[tuple[tuple[str, ...], int, set[str]]]:
+    """Yield each key of a JSON text: its path from the top, its line, and the keys before it in its object."""
+    path: list[str] = []
+    before: list[set[str]] = []
+    word, start = "", 0
+    for token in re.finditer(r'"(?:[^"\\]|\\.)*"|[{}\[\]:]', text):
+        if token[0] in "{[":
+            path.append(word)
+            before.append(set())
+        elif token[0] in "}]":
+            path.pop()
+            before.pop()
+        elif token[0] == ":":
+            yield (*path[1:], word), text.count("\n", 0, start) + 1, before[-1]
+            before[-1].add(word)
+        else:
+            word, start = json.loads(token[0], strict=False), token.start()
+
+
+def _doubled(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
+    return ((path, line) for path, line, before in _keys(text) if path[-1] in before)
+
+
+def _line_of(text: str, record: str) -> int:
+    """Return the line in which a record's declaration begins."""
+    return next((line for path, line, _ in _keys(text) if path == (record,)), 1)
 
 
 def _parse_mapping(content: Any, where: str, text: str) -> Iterator[Record]:
@@ -348,16 +381,19 @@ def _parse_field(entry: Any, position: int, where: str) -> Field:
             'expected ["name", default] or ["name", default, {options}]'
         )
     name, default, options = entry[0], entry[1], entry[2] if len(entry) == 3 else {}
+    normal = unicodedata.normalize("NFKC", name)
     where = f"{where}, field {name!r}"
-    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or name == "expire":
+    if not name.isidentifier() or normal != name or keyword.iskeyword(name) or name[0] == "_" or name == "expire":
         raise DescriptionError(
             f"{where}: a field's name is an identifier, no Python keyword, not 'expire', and begins with no underscore"
         )
     if not isinstance(options, Mapping):
         raise DescriptionError(f'{where}: options are {_json_type(options)}, expected an object like {{"unit": "V"}}')
     _check_options(options, _FIELD_OPTIONS, where)
-    kind = "float" if name == "ts" and _json_type(default) == "int" else _json_type(default)
-    default = float(default) if name == "ts" and kind == "float" else default
+    _check_default(default, where)
+    if name == "ts" and _json_type(default) == "int" and abs(default) < 2**53:
+        default = float(default)
+    kind = _TYPE_NAMES.get(_json_type(default), _json_type(default))
     dtype, shape = _parse_array(options, where)
     if dtype:
         _check_array_default(default, dtype, shape, where)
@@ -374,7 +410,7 @@ def _parse_field(entry: Any, position: int, where: str) -> Field:
 
 
 def _json_type(value: Any) -> str:
-    for kind, name in ((bool, "bool"), (int, "int"), (float, "float"), (str, "str"), (type(None), "any")):
+    for kind, name in ((bool, "bool"), (int, "int"), (float, "float"), (str, "str"), (type(None), "null")):
         if isinstance(value, kind):
             return name
     if isinstance(value, list | tuple):
@@ -390,10 +426,19 @@ def _check_options(options: Mapping[str, Any], known: Iterable[str], where: str)
             raise DescriptionError(f"{where}: unknown option {option!r}: {hint}")
 
 
+def _check_default(value: Any, where: str) -> None:
+    """Check that a value can be written: JSON, and text without lone surrogates."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DescriptionError(f"{where}: {_json_type(value)} cannot be written: {error}") from None
+
+
 def _text(options: Mapping[str, Any], option: str, where: str) -> str:
     value = options.get(option, "")
     if not isinstance(value, str):
         raise DescriptionError(f"{where}: {option} is {value!r}, expected a text")
+    _check_default(value, where)
     return value
 
 
@@ -401,7 +446,7 @@ def _number(options: Mapping[str, Any], option: str, where: str, positive: bool 
     value = options.get(option)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e308:
         raise DescriptionError(f"{where}: {option} is {value!r}, expected a number")
     if positive and value <= 0:
         raise DescriptionError(f"{where}: {option} is {value!r}, expected a number above 0")
@@ -424,11 +469,11 @@ def _parse_array(options: Mapping[str, Any], where: str) -> tuple[str | None, tu
     if "dtype" not in options and "shape" not in options:
         return None, ()
     dtype, shape = options.get("dtype"), options.get("shape")
-    if isinstance(dtype, str) and dtype[1:] in ("b1", "i1", "u1"):
-        dtype = "|" + dtype[1:]
+    if isinstance(dtype, str) and dtype in ("<b1", "<i1", "<u1", "b1", "i1", "u1"):
+        dtype = "|" + dtype[-2:]
     if dtype not in DTYPES:
         raise DescriptionError(f"{where}: dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
-    if not isinstance(shape, list | tuple) or not all(type(n) is int and n > 0 for n in shape):
+    if not isinstance(shape, list | tuple) or not shape or not all(type(n) is int and n > 0 for n in shape):
         raise DescriptionError(f"{where}: shape is {shape!r}, expected a list of numbers above 0 like [480, 640]")
     return dtype, tuple(shape)
 
@@ -444,15 +489,19 @@ def _check_array_default(default: Any, dtype: str, shape: tuple[int, ...], where
             _check_array_default(item, dtype, shape[1:], where)
     elif (_json_type(default) == "bool") != (dtype == "|b1") or not isinstance(default, int | float):
         raise DescriptionError(f"{where}: the default {default!r} is no element of an array of {dtype}")
-    elif dtype[1] in "iu" and not _int_range(dtype)[0] <= default <= _int_range(dtype)[1]:
-        raise DescriptionError(f"{where}: the default {default!r} does not fit {dtype}")
     elif dtype[1] in "iu" and not isinstance(default, int):
         raise DescriptionError(f"{where}: the default {default!r} is no whole number, as {dtype} wants")
+    elif dtype[1] != "b" and not _fits(default, dtype):
+        raise DescriptionError(f"{where}: the default {default!r} does not fit {dtype}")
 
 
-def _int_range(dtype: str) -> tuple[int, int]:
+def _fits(value: int | float, dtype: str) -> bool:
+    """Tell whether a number is in the range of an element type; NaN and infinities are in every float's."""
+    if dtype[1] in "fc":
+        return isinstance(value, float) and not math.isfinite(value) or abs(value) <= _FLOAT_MAX[dtype]
     bits = 8 * int(dtype[2:])
-    return (0, 2**bits - 1) if dtype[1] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    low, high = (0, 2**bits - 1) if dtype[1] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return low <= value <= high
 
 
 def _parse_history(value: Any, where: str) -> int | str:
@@ -462,6 +511,6 @@ def _parse_history(value: Any, where: str) -> int | str:
         except ValueError as error:
             raise DescriptionError(f"{where}: history {error}") from None
         return value
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value <= _MOST_HISTORY:
         raise DescriptionError(f'{where}: history is {value!r}, expected a count (0 for none) or a time like "2h"')
     return value

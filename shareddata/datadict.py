@@ -206,12 +206,12 @@ class DataDict:
         if writer.epoch_news:
             self._described_anew()
         parts: list[bytes] = []
-        subjects: list[Layout] = []
+        subjects: list[Layout | str] = []
         for data in staged:
             layout, body = data.layout, data.body
             if layout.has_history:
                 parts += (layout.hset, body, layout.xadd_since(writer.clock()) if layout.span else layout.xadd, body)
-                subjects += (layout, layout)
+                subjects += (layout, layout.history)
             else:
                 parts += (layout.hset, body)
                 subjects.append(layout)
@@ -240,7 +240,8 @@ class DataDict:
 
     def _described_anew(self) -> None:
         """Take up a compatible new description of the records that are written."""
-        self.shm.recheck(self._writer, [data.layout for data in self._written.values()])
+        if not self.shm.recheck(self._writer, [data.layout for data in self._written.values()]):
+            return
         for data in self._written.values():
             data.adopt(data.layout.described_as(self.shm.describe(data.name), self.shm.keys))
 

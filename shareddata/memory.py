@@ -175,10 +175,13 @@ class SharedMemory:
         """
         return Layout(self.describe(name), self.keys)
 
-    def recheck(self, connection: Connection, layouts: Sequence[Layout]) -> None:
+    def recheck(self, connection: Connection, layouts: Sequence[Layout]) -> bool:
         """Check that records are still described as a program knows them, when their connection has news of the epoch.
 
         A server that was started again without its data has no descriptions: the program goes on, with a warning.
+
+        Returns:
+            False when the server has no descriptions.
 
         Raises:
             DescriptionError: one was described anew, incompatibly.
@@ -189,13 +192,14 @@ class SharedMemory:
         epoch = connection.refresh_epoch()
         if epoch is None:
             log.warning("%s: the server has lost its descriptions: going on; initialise it again", self.url)
-            return
+            return False
         try:
             with self._lock:
                 if epoch != self._epoch:
                     self._records = None
             for layout in layouts:
                 check_compatible(layout.record, self.describe(layout.record.name))
+            return True
         except BaseException:
             connection.epoch_news = True
             raise

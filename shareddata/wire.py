@@ -56,6 +56,7 @@ def _head(arguments: int, *parts: str | bytes) -> bytes:
 
 
 _new = tuple.__new__
+_NO_SUCH_VALUE = (TypeError, ValueError, KeyError, ArithmeticError, AttributeError)  # of None or of other bytes
 
 _PLAIN: dict[str, tuple[type, Callable[[Any], str]]] = {
     "float": (float, repr),
@@ -87,7 +88,7 @@ class Layout:
     """
 
     __slots__ = (
-        *("record", "key", "hset", "hmget", "xadd", "history_key", "has_history", "span", "refused"),
+        *("record", "key", "hset", "hmget", "xadd", "history_key", "has_history", "history", "span", "refused"),
         *("_encoders", "_template", "_types", "_slots", "_decoders", "_trame"),
     )
 
@@ -96,6 +97,7 @@ class Layout:
         self.key = names.record(record.name)
         self.history_key = names.history(record.name)
         self.has_history = bool(record.history)
+        self.history = f"history of record {record.name}"
         self.span = record.history_span
         self.refused = tuple((i, f) for i, f in record.limited if f.on_limit == "refuse")
         fields = [f.name for f in record.fields]
@@ -170,11 +172,9 @@ class Layout:
 
     def _refusal(self, position: int, value: Any, error: Exception) -> FieldError:
         field = self.record.fields[position]
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
         reason = f" ({error})" if str(error) else ""
         return FieldError(
-            f"record {self.record.name}, field {field.name!r}: {shown} is {type(value).__name__}, "
+            f"record {self.record.name}, field {field.name!r}: {_shown(value)} is {type(value).__name__}, "
             f"expected {field.type_text()}{reason}"
         )
 
@@ -194,6 +194,15 @@ class Layout:
         """
         return self.xadd % _bulk(str(max(0, now - int((self.span or 0) * 1000))))
 
+    def restamp(self, body: bytes, ts: float) -> bytes:
+        """Return a body with another time; the other values stay as they were encoded."""
+        head = _bulk("ts")
+        end = body.index(b"\r\n", body.index(b"\r\n", len(head)) + 2) + 2
+        try:
+            return head + _bulk(self._encoders[0](ts)) + body[end:]
+        except (TypeError, ValueError) as error:
+            raise self._refusal(0, ts, error) from None
+
     def expiry(self, seconds: float | None) -> bytes:
         """Return the command that lets the record expire, or keeps it for good (None)."""
         if seconds is None:
@@ -210,7 +219,7 @@ class Layout:
         """
         try:
             trame = _new(self._trame, [convert(value) for convert, value in zip(self._decoders, reply)])  # type: ignore[arg-type]
-        except (TypeError, ValueError, KeyError, ArithmeticError):
+        except _NO_SUCH_VALUE:
             if not any(value is not None for value in reply):
                 return None
             raise self._damage(reply) from None
@@ -228,7 +237,7 @@ class Layout:
         for position, convert in enumerate(self._decoders):
             try:
                 convert(reply[position])  # type: ignore[arg-type]
-            except (TypeError, ValueError, KeyError, ArithmeticError):
+            except _NO_SUCH_VALUE:
                 break
         return self.record.fields[position], reply[position]
 
@@ -242,6 +251,14 @@ class Layout:
         if None in row:
             row = [default if value is None else value for value, default in zip(row, self.encode(self.defaults()))]
         return self.decode(row)
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  a value's own __repr__ may raise anything, an int of 5000 digits does
+        return "a value that cannot be shown"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _default(field: Field) -> Any:
