@@ -495,13 +495,14 @@ def _check_array_default(default: Any, dtype: str, shape: tuple[int, ...], where
         raise DescriptionError(f"{where}: the default {default!r} does not fit {dtype}")
 
 
-def _fits(value: int | float, dtype: str) -> bool:
+def _fits(value: float, dtype: str) -> bool:
     """Tell whether a number is in the range of an element type; NaN and infinities are in every float's."""
     if dtype[1] in "fc":
         return isinstance(value, float) and not math.isfinite(value) or abs(value) <= _FLOAT_MAX[dtype]
     bits = 8 * int(dtype[2:])
-    low, high = (0, 2**bits - 1) if dtype[1] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    return low <= value <= high
+    if dtype[1] == "i":
+        return -(1 << bits - 1) <= value < 1 << bits - 1
+    return 0 <= value < 1 << bits
 
 
 def _parse_history(value: Any, where: str) -> int | str:
