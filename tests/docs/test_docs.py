@@ -86,7 +86,7 @@ def run_text(folder: Path, text: str) -> int:
         ("<!-- not run: too hard -->\n~~~sh\n$ true\n~~~\n", r"'too hard' is no reason"),
         ("~~~python\n", r"never closed"),
     ],
-    ids=["python", "doctest", "output", "failure", "no failure", "exit", "no command", "language", "reason", "open fence"],
+    ids=["python", "doctest", "output", "failure", "success", "exit", "no command", "language", "reason", "open fence"],
 )
 def test_runner_notices(short_path: Path, text: str, says: str) -> None:
     with pytest.raises(PageError, match=says):
