@@ -9,6 +9,7 @@ must not know what is sent afterwards. Invariants:
 """
 
 import os
+import re
 import socket
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -60,8 +61,12 @@ class Address:
         except ValueError as error:
             raise ServerSetupError(f"{self.shown}: {error}: write it like redis://user:password@host:6379/0") from None
 
-    def open(self, timeout: float) -> socket.socket:
+    def open(self, timeout: float, name: str = "shareddata") -> socket.socket:
         """Connect, authenticate and say that RESP3 is spoken; start the server of an embedded address if need be.
+
+        Args:
+            timeout: seconds.
+            name: what `CLIENT LIST` shows of this connection.
 
         Raises:
             ServerUnreachable, ServerTimeout, ServerRefused, ServerSetupError.
@@ -72,6 +77,7 @@ class Address:
         settings = {
             "protocol": 3,
             "socket_timeout": timeout,
+            "client_name": re.sub(r"[^!-~]", "_", name) or None,
             "retry": Retry(NoBackoff(), 0),
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         } | ({} if kind is redis.UnixDomainSocketConnection else {"socket_connect_timeout": timeout})

@@ -76,6 +76,7 @@ class Connection:
         timeout: seconds within which every call returns or raises.
         epoch_key: the key whose changes are noticed (`epoch`, `epoch_news`).
         setup: called with this connection each time it was opened anew, before anything else is sent.
+        name: what `CLIENT LIST` shows of it.
 
     Attributes:
         epoch: the value of the epoch key when it was last asked for.
@@ -94,12 +95,14 @@ class Connection:
         timeout: float,
         epoch_key: str,
         setup: "Callable[[Connection], None] | None" = None,
+        name: str = "shareddata",
     ) -> None:
         self.address = address
         self.timeout = timeout
         self._epoch_key = epoch_key
         self._epoch_bytes = epoch_key.encode()
         self._setup = setup
+        self._name = name
         self._sock: socket.socket | None = None
         self.epoch: bytes | None = None
         self.epoch_news = False
@@ -109,7 +112,7 @@ class Connection:
         self.heard = 0.0
         self._clock_offset: int | None = None
         self._away = False
-        self._opening = False
+        self._harmless = False
         self._ready: Callable[[int], list[Any]] = _closed
         _connections.add(self)
 
@@ -151,7 +154,7 @@ class Connection:
             pause = min(2 * pause, _RETRY_LONGEST)
 
     def _open_once(self, timeout: float) -> None:
-        sock = self.address.open(timeout)
+        sock = self.address.open(timeout, self._name)
         self._sock = sock
         self._reader = hiredis.Reader()
         poll = select.poll()
@@ -160,7 +163,7 @@ class Connection:
         self._ready = poll.poll if pending is None else lambda ms: [None] if pending() else poll.poll(ms)
         self._clock_offset = None
         self.messages.clear()
-        self._opening = True
+        harmless, self._harmless = self._harmless, True
         try:
             _set_timeout(sock, timeout)
             self.call("CLIENT", "TRACKING", "ON")
@@ -169,7 +172,7 @@ class Connection:
                 self._setup(self)
             _set_timeout(sock, self.timeout)
         finally:
-            self._opening = False
+            self._harmless = harmless
         self.epoch_news = self.invalidated = True
         if self._away:
             self._away = False
@@ -189,7 +192,7 @@ class Connection:
         Redis: GET.
         """
         self.epoch_news = False
-        self.epoch = self.call("GET", self._epoch_key)
+        self.epoch = self.ask("GET", self._epoch_key)
         return self.epoch
 
     # -- what arrives by itself -----------------------------------------------------------------------------------
@@ -265,6 +268,27 @@ class Connection:
         self.settle()
         return self.command(pack(*args))
 
+    def ask(self, *args: str | bytes | int | float) -> Any:
+        """Send one command that changes nothing and return its answer; once more where the connection broke.
+
+        Raises:
+            ServerTimeout, ServerUnreachable, ServerRefused, ServerSetupError.
+        """
+        self.settle()
+        return self._twice(self.command, pack(*args))
+
+    def _twice(self, question: Callable[..., Any], *args: Any) -> Any:
+        """Ask what may be asked again, and say in errors that nothing was changed."""
+        was_open, harmless, self._harmless = self._sock is not None, self._harmless, True
+        try:
+            return question(*args)
+        except ServerUnreachable:
+            if not was_open:
+                raise
+            return question(*args)
+        finally:
+            self._harmless = harmless
+
     def command(self, request: bytes) -> Any:
         """Send one prepared command and return its answer: the data path of one record without history.
 
@@ -328,12 +352,7 @@ class Connection:
 
         Redis: MULTI, the commands, EXEC; after a broken connection again.
         """
-        try:
-            return self.transact(request, subjects)
-        except ServerUnreachable as error:
-            if not error.outcome_unknown:
-                raise
-            return self.transact(request, subjects)
+        return self._twice(self.transact, request, subjects)  # type: ignore[no-any-return]
 
     def clock(self) -> int:
         """Return the server's clock in milliseconds since 1970; asked once for each connection.
@@ -438,12 +457,12 @@ class Connection:
     def _broken(self, error: OSError) -> Any:
         silent = isinstance(error, _SILENT)
         text = f"no answer within {self.timeout:g} s" if silent else f"the connection broke ({error})"
-        if self._opening:
-            outcome = "while it was being opened: nothing was sent"
+        if self._harmless:
+            outcome = ": is the server stopped, or the link cut? Nothing was changed"
         else:
-            outcome = "after the request was sent: the server may have applied it, the outcome is unknown"
+            outcome = " after the request was sent: the server may have applied it, the outcome is unknown"
         kind = ServerTimeout if silent else ServerUnreachable
-        self._fail(kind(f"{self.address.shown}: {text}, {outcome}", outcome_unknown=not self._opening))
+        self._fail(kind(f"{self.address.shown}: {text}{outcome}", outcome_unknown=not self._harmless))
 
     def _fail(self, error: ServerError) -> Any:
         """Close the connection and raise; the first time since it was open, say so in the log."""

@@ -56,8 +56,8 @@ class DataDict:
             raise FieldError(f"the application's name is {app_name!r}, expected a text: it is its records' sender")
         self.app_name = app_name
         self.shm = shm
-        self._reader = shm.connect()
-        self._writer = shm.connect()
+        self._reader = shm.connect(app_name)
+        self._writer = shm.connect(app_name)
         self._group: Group | None = None
         self._read_names: frozenset[str] = frozenset()
         self._memory: Callable[[], list[Any]] | None = None
@@ -263,7 +263,7 @@ class DataDict:
         Redis: SUBSCRIBE (PSUBSCRIBE), CONFIG GET, CONFIG SET; MULTI, HMGET for each record, EXEC at each news.
         """
         layouts = [self.shm.layout(name) for name in _listed(names)]
-        listener = Listener(self.shm, layouts, pattern, timeout)
+        listener = Listener(self.shm, layouts, pattern, timeout, self.app_name)
         self._dependents.add(listener)
         return listener
 
@@ -277,7 +277,7 @@ class DataDict:
 
         Redis: XREAD, XINFO STREAM.
         """
-        follower = Follower(self.shm, self.shm.layout(name), since, timeout)
+        follower = Follower(self.shm, self.shm.layout(name), since, timeout, self.app_name)
         self._dependents.add(follower)
         return follower
 
@@ -286,7 +286,7 @@ class DataDict:
 
         Redis: none.
         """
-        fifos = [Fifo(self.shm, name) for name in _listed(names)]
+        fifos = [Fifo(self.shm, name, self.app_name) for name in _listed(names)]
         for fifo in fifos:
             self._dependents.add(fifo)
         return fifos

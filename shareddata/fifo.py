@@ -27,14 +27,15 @@ class Fifo:
     Args:
         shm: the shared memory.
         name: letters, digits and `_.-`.
+        app_name: the application, for `CLIENT LIST`.
 
     Redis: a list under the key `fifo:NAME`.
     """
 
-    def __init__(self, shm: SharedMemory, name: str) -> None:
+    def __init__(self, shm: SharedMemory, name: str, app_name: str = "shareddata") -> None:
         self.name = check_name(name, "queue")
         self._key = shm.keys.fifo(name)
-        self._connection = shm.connect()
+        self._connection = shm.connect(app_name)
 
     def __repr__(self) -> str:
         return f"<Fifo {self.name}>"
@@ -44,7 +45,7 @@ class Fifo:
 
         Redis: LLEN.
         """
-        return int(self._connection.call("LLEN", self._key))
+        return int(self._connection.ask("LLEN", self._key))
 
     def close(self) -> None:
         """Close the connection."""

@@ -11,6 +11,7 @@ reach. It must not know how values are staged or flushed. Invariants:
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -38,6 +39,10 @@ class Listener:
         layouts: the records.
         pattern: a glob of record names that are heard instead of the first record.
         timeout: seconds of silence after which the iteration ends, None for never.
+        name: the application, for `CLIENT LIST`.
+
+    Attributes:
+        heard: how many writes of each record were announced.
 
     When the server goes, the iteration waits for it, and yields if anything differs when it is back. With a timeout,
     it raises instead when that time is over and the server is not back.
@@ -47,7 +52,12 @@ class Listener:
     """
 
     def __init__(
-        self, shm: SharedMemory, layouts: Sequence[Layout], pattern: str | None = None, timeout: float | None = None
+        self,
+        shm: SharedMemory,
+        layouts: Sequence[Layout],
+        pattern: str | None = None,
+        timeout: float | None = None,
+        name: str = "shareddata",
     ) -> None:
         if not layouts:
             raise UnknownData("nothing to listen to was named: give listen_to_datas a list of record names")
@@ -56,8 +66,9 @@ class Listener:
         self._group = Group(layouts)
         self._pattern = pattern
         self._timeout = timeout
+        self.heard: Counter[str] = Counter()
         self._first = layouts[0].key.encode()
-        self._connection = shm.connect(self._subscribe)
+        self._connection = shm.connect(name, self._subscribe)
         self._connection.open()
         self._seen = self._read()
 
@@ -114,19 +125,16 @@ class Listener:
 
     def _told(self) -> bool:
         """Tell whether one of the messages that the last answer knows of speaks of what is heard here."""
-        return any(self._concerns(message) for message in self._connection.covered)
+        told = [name for message in self._connection.covered for key in _keys_of(message) if (name := self._hears(key))]
+        self.heard.update(told)
+        return bool(told)
 
-    def _concerns(self, message: Sequence[Any]) -> bool:
-        if message[0] in (b"message", b"pmessage"):
-            key = key_of_channel(message[-2].decode()).encode()
-            return message[-1] not in _NO_NEWS and self._hears(key)
-        return message[0] == b"invalidate" and any(map(self._hears, message[1] or ()))
-
-    def _hears(self, key: bytes) -> bool:
-        if self._pattern is None:
-            return key == self._first
+    def _hears(self, key: bytes) -> str | None:
+        """Return the record that a key stands for, None when it is not heard here."""
+        if self._pattern is None and key != self._first:
+            return None
         name = self._keys.record_of(key.decode(errors="replace"))
-        return name is not None and fnmatchcase(name, self._pattern)
+        return name if name and (self._pattern is None or fnmatchcase(name, self._pattern)) else None
 
     # -- subscription ---------------------------------------------------------------------------------------------
 
@@ -154,6 +162,13 @@ class Listener:
         connection.call("CLIENT", "TRACKING", "OFF")
         arguments = [word for p in prefixes for word in ("PREFIX", p)]
         connection.call("CLIENT", "TRACKING", "ON", "BCAST", *arguments)
+
+
+def _keys_of(message: Sequence[Any]) -> Sequence[bytes]:
+    """Return the keys that a pushed message says were written."""
+    if message[0] in (b"message", b"pmessage"):
+        return [key_of_channel(message[-2])] if message[-1] not in _NO_NEWS else []
+    return message[1] or () if message[0] == b"invalidate" else ()
 
 
 def _literal_length(pattern: str) -> int:

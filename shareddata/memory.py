@@ -124,13 +124,14 @@ class SharedMemory:
         """The namespace, `""` for none."""
         return self.keys.namespace
 
-    def connect(self, setup: Callable[[Connection], None] | None = None) -> Connection:
+    def connect(self, name: str = "shareddata", setup: Callable[[Connection], None] | None = None) -> Connection:
         """Return a new connection, not opened yet, for one thread of this program.
 
         Args:
+            name: what `CLIENT LIST` shows of it.
             setup: called each time the connection was opened.
         """
-        return Connection(self.address, self.timeout, self.keys.epoch, setup)
+        return Connection(self.address, self.timeout, self.keys.epoch, setup, name)
 
     def attach(self, dependent: _Closable) -> None:
         """Close something when this memory is closed."""
@@ -225,7 +226,7 @@ class SharedMemory:
 
         Redis: HGETALL.
         """
-        stored = self._connection.call("HGETALL", self.keys.datadesc)
+        stored = self._connection.ask("HGETALL", self.keys.datadesc)
         result = {}
         for name, text in stored.items():
             try:
@@ -241,7 +242,7 @@ class SharedMemory:
 
         Redis: GET.
         """
-        found = connection.call("GET", self.keys.format)
+        found = connection.ask("GET", self.keys.format)
         if found is not None and not (found.isdigit() and int(found) <= FORMAT_VERSION):
             raise ServerSetupError(
                 f"{self.url}: the data there have format {found.decode(errors='replace')}, this library knows "
@@ -307,7 +308,7 @@ class SharedMemory:
         deadline = time.monotonic() + timeout
         while True:
             with self._lock:
-                found = self._connection.call("GET", self.keys.flag(flag))
+                found = self._connection.ask("GET", self.keys.flag(flag))
             if found == READY:
                 return
             if time.monotonic() >= deadline:

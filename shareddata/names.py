@@ -90,6 +90,6 @@ class Names:
         return name if _NAME.fullmatch(name) else None
 
 
-def key_of_channel(channel: str) -> str:
+def key_of_channel(channel: bytes) -> bytes:
     """Return the key that a keyspace channel `__keyspace@0__:KEY` speaks of."""
-    return channel.partition(":")[2]
+    return channel.partition(b":")[2]

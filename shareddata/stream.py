@@ -32,6 +32,7 @@ class Follower:
         layout: the record.
         since: None from now on, 0 from the oldest entry that is kept, seconds since 1970, or an id to begin after.
         timeout: seconds of silence after which the iteration ends, None for never.
+        name: the application, for `CLIENT LIST`.
 
     Attributes:
         missed: entries that were trimmed from the history before they could be read.
@@ -46,7 +47,12 @@ class Follower:
     """
 
     def __init__(
-        self, shm: SharedMemory, layout: Layout, since: float | str | None = None, timeout: float | None = None
+        self,
+        shm: SharedMemory,
+        layout: Layout,
+        since: float | str | None = None,
+        timeout: float | None = None,
+        name: str = "shareddata",
     ) -> None:
         if not layout.has_history:
             raise ValueError(
@@ -60,7 +66,7 @@ class Follower:
         self._behind = True
         self.missed = 0
         self.repeated = 0
-        self._connection = shm.connect()
+        self._connection = shm.connect(name)
         self._connection.open()
         self.id, self._ordinal = self._place(since)
 
@@ -130,7 +136,7 @@ class Follower:
         """
         pause = _BLOCK if end is None else min(_BLOCK, max(1, int((end - time.monotonic()) * 1000)))
         key = self._layout.history_key
-        answer = self._connection.call("XREAD", "COUNT", _PAGE, "BLOCK", pause, "STREAMS", key, self.id)
+        answer = self._connection.ask("XREAD", "COUNT", _PAGE, "BLOCK", pause, "STREAMS", key, self.id)
         if answer:
             entries = answer[key.encode()]
             self._ordinal += len(entries)
