@@ -84,6 +84,7 @@ class Connection:
         invalidated: True when something that this connection has read and tracks was changed since the last answer.
         messages: what the server pushed since the last `transact`: `[kind, channel or keys, ...]`.
         covered: what it had pushed before the answer of the last `transact`, which therefore knows of it.
+        guarded: the value of the guard's key behind the last `transact` that had one.
         heard: when the server was last heard, by the monotonic clock.
 
     Redis: CLIENT TRACKING ON, GET of the epoch key.
@@ -109,6 +110,7 @@ class Connection:
         self.invalidated = False
         self.messages: list[list[Any]] = []
         self.covered: list[list[Any]] = []
+        self.guarded: bytes | None = None
         self.heard = 0.0
         self._clock_offset: int | None = None
         self._away = False
@@ -309,12 +311,16 @@ class Connection:
             self.close()
             raise refusal(str(answer), self.address.shown)
 
-    def transact(self, request: bytes, subjects: Sequence[Any]) -> list[Any]:
+    def transact(self, request: bytes, subjects: Sequence[Any], guard: bytes = b"") -> list[Any]:
         """Send a MULTI/EXEC and return what its commands answered. This is the data path: call `settle` before it.
 
         Args:
             request: from `wire.transaction`.
             subjects: for each command what it is about, for messages.
+            guard: WATCH and GET of a key, sent behind: when somebody changes it, the next `transact` is void.
+
+        Returns:
+            An answer for each command; `[]` when the transaction was void. The guard's value is in `guarded`.
 
         Raises:
             ServerTimeout, ServerUnreachable: the outcome is unknown if the request was sent (`outcome_unknown`).
@@ -324,7 +330,7 @@ class Connection:
         """
         queueing: list[Any] = []
         try:
-            self._send(request)
+            self._send(request + guard if guard else request)
             data = self._receive()
             expected = queued(len(subjects))
             if data.startswith(expected):
@@ -333,6 +339,9 @@ class Connection:
                 self._reader.feed(data)
                 queueing = [self._answer() for _ in range(len(subjects) + 1)]
             answer = self._answer()
+            if guard:
+                self._answer()
+                self.guarded = self._answer()
             self.invalidated = False
             if self.messages or self.covered:
                 self.covered, self.messages = self.messages, []
@@ -342,6 +351,8 @@ class Connection:
             raise
         if isinstance(answer, hiredis.ReplyError):
             raise self._aborted(queueing[1:], subjects)
+        if answer is None:
+            return []
         for reply in answer:
             if isinstance(reply, hiredis.ReplyError):
                 raise self._partly(answer, subjects)

@@ -8,6 +8,8 @@ The tree, each with the built-in that it also is:
       UnknownData (LookupError)         no such record
       NotInitialized (TimeoutError)     the ready flag did not come
       DecodeError (ValueError)          what is in Redis does not fit the description
+      LogFormatError (ValueError)       a log of another shape
+      WriterConflict                    a second writer stored into the log
       ServerError
         ServerUnreachable (ConnectionError)   not there: a retry is reasonable
         ServerTimeout (TimeoutError)          silent: the outcome is unknown
@@ -43,6 +45,14 @@ class NotInitialized(SharedDataError, TimeoutError):
 
 class DecodeError(SharedDataError, ValueError):
     """What is in Redis does not fit the description: somebody else wrote it."""
+
+
+class LogFormatError(SharedDataError, ValueError):
+    """A log was made with other formats or sizes, or is used in a way that its formats don't allow."""
+
+
+class WriterConflict(SharedDataError):
+    """Another program stores into the same log: this one can't any more."""
 
 
 class ServerError(SharedDataError):

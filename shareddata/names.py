@@ -22,6 +22,7 @@ FORMAT_VERSION = 1
 """The version of the layout in Redis that this library reads and writes (the key `shareddata:format`)."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_LOG_NAME = re.compile(r"[A-Za-z0-9_./-]+")
 _GLOB_ONLY = re.compile(r"[*?\[\]^\\]")
 
 
@@ -37,6 +38,17 @@ def check_name(name: str, what: str = "record") -> str:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise DescriptionError(f"{what} name {name!r}: use letters, digits, '_', '.' and '-' only, at least one")
+    return name
+
+
+def check_log_name(name: str) -> str:
+    """Return a name that a log may have: a record's, or several joined by slashes.
+
+    Raises:
+        DescriptionError: for anything else.
+    """
+    if not isinstance(name, str) or not _LOG_NAME.fullmatch(name):
+        raise DescriptionError(f"log name {name!r}: use letters, digits, '_', '.', '-' and '/' only, at least one")
     return name
 
 
@@ -65,6 +77,10 @@ class Names:
     def fifo(self, name: str) -> str:
         """Return the key of the list that holds a queue."""
         return f"{self.prefix}fifo:{name}"
+
+    def log(self, name: str) -> str:
+        """Return the key of the stream that holds a log; what belongs to it has this key as its beginning."""
+        return f"{self.prefix}tslog:{check_log_name(name)}"
 
     def flag(self, name: str) -> str:
         """Return the key of a ready flag (the value of the environment variable given with `-i`)."""

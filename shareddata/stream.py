@@ -12,11 +12,12 @@ trame is for. Invariants:
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from shareddata.connection import Connection
 from shareddata.errors import ServerRefused, ServerTimeout, ServerUnreachable
 from shareddata.memory import SharedMemory
-from shareddata.wire import Layout, pack, transaction
+from shareddata.wire import Layout, bulk, pack, transaction
 
 _PAGE = 1000  # entries read at once
 _BLOCK = 1000  # milliseconds: below every sensible time-out, so that silence longer than that means a dead link
@@ -193,3 +194,108 @@ class Follower:
 def _later(one: str, other: str) -> bool:
     """Tell whether a stream id is later than another."""
     return [int(part) for part in one.split("-")] > [int(part) for part in other.split("-")]
+
+
+class Extent(NamedTuple):
+    """What a numbered stream holds: see `Numbered.extent`."""
+
+    last: int
+    """The number of the last entry there ever was, 0 for none."""
+    length: int
+    """How many entries are kept."""
+    cursors: dict[str, int]
+    """The committed cursor of each consumer group: the number of the last entry that it is done with."""
+
+
+class Numbered:
+    """A stream whose writer numbers its entries: ids `<number>-0`, from 1 on, each once, with durable cursors.
+
+    A cursor is the last-delivered id of a consumer group: it is as durable as the entries, and trimming can wait for it.
+
+    Args:
+        connection: of one thread of this program.
+        key: the stream's.
+        field: the name of the entry's one field is its first byte; see `append`.
+    """
+
+    def __init__(self, connection: Connection, key: str) -> None:
+        self._connection = connection
+        self.key = key
+        self._head = b"*5\r\n" + bulk("XADD") + bulk(key)
+
+    def entry(self, number: int, field: bytes, value: bytes) -> bytes:
+        """Return the command that appends one entry."""
+        text = b"%d-0" % number
+        return b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            *(self._head, len(text), text, len(field), field, len(value), value),
+        )
+
+    def extent(self) -> Extent:
+        """Return what the stream holds; nothing and no cursors when it does not exist.
+
+        Redis: MULTI, XINFO STREAM, XINFO GROUPS, EXEC.
+        """
+        self._connection.settle()
+        request = transaction([pack("XINFO", "STREAM", self.key), pack("XINFO", "GROUPS", self.key)])
+        try:
+            info, groups = self._connection.read(request, [self.key] * 2)
+        except ServerRefused as error:
+            if "no such key" in str(error):
+                return Extent(0, 0, {})
+            raise
+        cursors = {group[b"name"].decode(): _number(group[b"last-delivered-id"]) for group in groups}
+        return Extent(_number(info[b"last-generated-id"]), info[b"length"], cursors)
+
+    def read(self, after: int, count: int, beside: bytes = b"") -> tuple[list[tuple[int, bytes, bytes]], Any]:
+        """Return entries after a number: number, field and value of each.
+
+        Args:
+            after: the number.
+            count: how many at most.
+            beside: another command of the same transaction, whose answer is returned too.
+
+        Redis: MULTI, XRANGE, EXEC.
+        """
+        self._connection.settle()
+        commands = [pack("XRANGE", self.key, f"({after}-0" if after else "-", "+", "COUNT", count)]
+        commands += [beside] if beside else []
+        entries, *more = self._connection.read(transaction(commands), [self.key] * len(commands))
+        return [(_number(i), fields[0], fields[1]) for i, fields in entries], more[0] if more else None
+
+    def wait(self, after: int, seconds: float) -> bool:
+        """Wait until there is an entry after a number; False when none came in that time, a second at most.
+
+        Redis: XREAD.
+        """
+        pause = max(1, min(_BLOCK, int(seconds * 1000)))
+        return bool(self._connection.ask("XREAD", "COUNT", 1, "BLOCK", pause, "STREAMS", self.key, f"{after}-0"))
+
+    def make_cursor(self, name: str) -> None:
+        """Make a cursor at the beginning, if there is none of this name.
+
+        Redis: XGROUP CREATE.
+        """
+        try:
+            self._connection.call("XGROUP", "CREATE", self.key, name, "0", "MKSTREAM")
+        except ServerRefused as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    def move_cursor(self, name: str, number: int) -> None:
+        """Commit a cursor; it never goes back.
+
+        Redis: XINFO GROUPS, XGROUP SETID.
+        """
+        if number > self.extent().cursors.get(name, 0):
+            self._connection.call("XGROUP", "SETID", self.key, name, f"{number}-0")
+
+    def trim(self, below: int) -> int:
+        """Drop the entries below a number; return how many.
+
+        Redis: XTRIM.
+        """
+        return int(self._connection.call("XTRIM", self.key, "MINID", "=", f"{below}-0"))
+
+
+def _number(identity: bytes) -> int:
+    return int(identity.partition(b"-")[0])

@@ -45,14 +45,15 @@ def queued(commands: int) -> bytes:
     return b"+OK\r\n" + b"+QUEUED\r\n" * commands
 
 
-def _bulk(text: str | bytes) -> bytes:
+def bulk(text: str | bytes) -> bytes:
+    """Return one argument of a command."""
     data = text.encode() if isinstance(text, str) else text
     return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
 def _head(arguments: int, *parts: str | bytes) -> bytes:
     """Return the beginning of a command of so many arguments."""
-    return b"*%d\r\n" % arguments + b"".join(map(_bulk, parts))
+    return b"*%d\r\n" % arguments + b"".join(map(bulk, parts))
 
 
 _new = tuple.__new__
@@ -107,11 +108,11 @@ class Layout:
         except ModuleNotFoundError as error:
             raise DescriptionError(f"record {record.name}: {error}") from None
         self._trame = record.trame
-        self._template = b"".join(_bulk(name).replace(b"%", b"%%") + b"$%d\r\n%b\r\n" for name in fields)
+        self._template = b"".join(bulk(name).replace(b"%", b"%%") + b"$%d\r\n%b\r\n" for name in fields)
         self._types: list[type] | None = None
         self._slots: tuple[tuple[tuple[str, ...], Callable[[Any], str]], ...] = ()
         self.hset = _head(2 + 2 * len(fields), "HSET", self.key)
-        self.hmget = _head(2 + len(fields), "HMGET", self.key) + b"".join(map(_bulk, fields))
+        self.hmget = _head(2 + len(fields), "HMGET", self.key) + b"".join(map(bulk, fields))
         self.xadd = self._prepare_history(len(fields))
 
     def __str__(self) -> str:
@@ -123,8 +124,8 @@ class Layout:
             return b""
         head = _head(6 + 2 * fields, "XADD", self.history_key)
         if self.span:
-            return head.replace(b"%", b"%%") + _bulk("MINID") + _bulk("~") + b"%b" + _bulk("*")
-        return head + b"".join(map(_bulk, ("MAXLEN", "~", str(self.record.history), "*")))
+            return head.replace(b"%", b"%%") + bulk("MINID") + bulk("~") + b"%b" + bulk("*")
+        return head + b"".join(map(bulk, ("MAXLEN", "~", str(self.record.history), "*")))
 
     def pack(self, values: Sequence[Any]) -> bytes:
         """Check values and return the body of HSET and XADD: names and values, one after the other.
@@ -192,14 +193,14 @@ class Layout:
         Args:
             now: the server's clock in milliseconds.
         """
-        return self.xadd % _bulk(str(max(0, now - int((self.span or 0) * 1000))))
+        return self.xadd % bulk(str(max(0, now - int((self.span or 0) * 1000))))
 
     def restamp(self, body: bytes, ts: float) -> bytes:
         """Return a body with another time; the other values stay as they were encoded."""
-        head = _bulk("ts")
+        head = bulk("ts")
         end = body.index(b"\r\n", body.index(b"\r\n", len(head)) + 2) + 2
         try:
-            return head + _bulk(self._encoders[0](ts)) + body[end:]
+            return head + bulk(self._encoders[0](ts)) + body[end:]
         except (TypeError, ValueError) as error:
             raise self._refusal(0, ts, error) from None
 
