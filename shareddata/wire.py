@@ -45,14 +45,15 @@ def queued(commands: int) -> bytes:
     return b"+OK\r\n" + b"+QUEUED\r\n" * commands
 
 
-def _bulk(text: str | bytes) -> bytes:
+def bulk(text: str | bytes) -> bytes:
+    """Return one argument of a command."""
     data = text.encode() if isinstance(text, str) else text
     return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
 def _head(arguments: int, *parts: str | bytes) -> bytes:
     """Return the beginning of a command of so many arguments."""
-    return b"*%d\r\n" % arguments + b"".join(map(_bulk, parts))
+    return b"*%d\r\n" % arguments + b"".join(map(bulk, parts))
 
 
 _new = tuple.__new__
@@ -80,6 +81,7 @@ class Layout:
     Args:
         record: its description.
         names: the keys of its namespace.
+        added: fields that the program which writes does not know; they are written with their defaults.
 
     Raises:
         DescriptionError: when the record has arrays and numpy is missing.
@@ -89,10 +91,10 @@ class Layout:
 
     __slots__ = (
         *("record", "key", "hset", "hmget", "xadd", "history_key", "has_history", "history", "span", "refused"),
-        *("_encoders", "_template", "_types", "_slots", "_decoders", "_trame"),
+        *("_encoders", "_template", "_types", "_slots", "_decoders", "_trame", "tail"),
     )
 
-    def __init__(self, record: Record, names: Names) -> None:
+    def __init__(self, record: Record, names: Names, added: Sequence[Field] = ()) -> None:
         self.record = record
         self.key = names.record(record.name)
         self.history_key = names.history(record.name)
@@ -104,27 +106,29 @@ class Layout:
         try:
             self._encoders = tuple(encoder(*f.kind) for f in record.fields)
             self._decoders = tuple(decoder(*f.kind) for f in record.fields)
+            self.tail = b"".join(bulk(f.name) + bulk(encoder(*f.kind)(_default(f))) for f in added)
         except ModuleNotFoundError as error:
             raise DescriptionError(f"record {record.name}: {error}") from None
         self._trame = record.trame
-        self._template = b"".join(_bulk(name).replace(b"%", b"%%") + b"$%d\r\n%b\r\n" for name in fields)
+        self._template = b"".join(bulk(name).replace(b"%", b"%%") + b"$%d\r\n%b\r\n" for name in fields)
         self._types: list[type] | None = None
         self._slots: tuple[tuple[tuple[str, ...], Callable[[Any], str]], ...] = ()
-        self.hset = _head(2 + 2 * len(fields), "HSET", self.key)
-        self.hmget = _head(2 + len(fields), "HMGET", self.key) + b"".join(map(_bulk, fields))
-        self.xadd = self._prepare_history(len(fields))
+        arguments = 2 * (len(fields) + len(added))
+        self.hset = _head(2 + arguments, "HSET", self.key)
+        self.hmget = _head(2 + len(fields), "HMGET", self.key) + b"".join(map(bulk, fields))
+        self.xadd = self._prepare_history(arguments)
 
     def __str__(self) -> str:
         return f"record {self.record.name}"
 
-    def _prepare_history(self, fields: int) -> bytes:
+    def _prepare_history(self, arguments: int) -> bytes:
         """Return the XADD before the body; of a history bounded by time, a template that takes the oldest id."""
         if not self.record.history:
             return b""
-        head = _head(6 + 2 * fields, "XADD", self.history_key)
+        head = _head(6 + arguments, "XADD", self.history_key)
         if self.span:
-            return head.replace(b"%", b"%%") + _bulk("MINID") + _bulk("~") + b"%b" + _bulk("*")
-        return head + b"".join(map(_bulk, ("MAXLEN", "~", str(self.record.history), "*")))
+            return head.replace(b"%", b"%%") + bulk("MINID") + bulk("~") + b"%b" + bulk("*")
+        return head + b"".join(map(bulk, ("MAXLEN", "~", str(self.record.history), "*")))
 
     def pack(self, values: Sequence[Any]) -> bytes:
         """Check values and return the body of HSET and XADD: names and values, one after the other.
@@ -139,7 +143,7 @@ class Layout:
             try:
                 text = "".join([heads[len(word := write(v))] + word for (heads, write), v in zip(self._slots, values)])
                 if text.isascii():
-                    return (text + "\r\n").encode()
+                    return (text + "\r\n").encode() + self.tail
             except (IndexError, ValueError):
                 pass  # a longer text than heads are prepared for, or an integer of too many digits
         elif self._types is None:
@@ -164,7 +168,7 @@ class Layout:
                 parts += (len(text), text)
         except (TypeError, ValueError) as error:
             raise self._refusal(len(parts) // 2, value, error) from None
-        return self._template % tuple(parts)
+        return self._template % tuple(parts) + self.tail
 
     def encode(self, values: Iterable[Any]) -> list[bytes]:
         """Return each field's value as it is written in Redis."""
@@ -179,8 +183,10 @@ class Layout:
         )
 
     def described_as(self, record: Record, names: Names) -> "Layout":
-        """Return the layout of the same fields under a newer, compatible description."""
-        return Layout(replace(record, fields=tuple(record.field(f.name) for f in self.record.fields)), names)
+        """Return the layout under a newer, compatible description: the same fields, and new ones with their defaults."""
+        known = {f.name for f in self.record.fields}
+        added = tuple(f for f in record.fields if f.name not in known)
+        return Layout(replace(record, fields=tuple(record.field(f.name) for f in self.record.fields)), names, added)
 
     def defaults(self) -> list[Any]:
         """Return the value of each field of a record that was never written."""
@@ -192,14 +198,14 @@ class Layout:
         Args:
             now: the server's clock in milliseconds.
         """
-        return self.xadd % _bulk(str(max(0, now - int((self.span or 0) * 1000))))
+        return self.xadd % bulk(str(max(0, now - int((self.span or 0) * 1000))))
 
     def restamp(self, body: bytes, ts: float) -> bytes:
         """Return a body with another time; the other values stay as they were encoded."""
-        head = _bulk("ts")
+        head = bulk("ts")
         end = body.index(b"\r\n", body.index(b"\r\n", len(head)) + 2) + 2
         try:
-            return head + _bulk(self._encoders[0](ts)) + body[end:]
+            return head + bulk(self._encoders[0](ts)) + body[end:]
         except (TypeError, ValueError) as error:
             raise self._refusal(0, ts, error) from None
 
@@ -241,13 +247,21 @@ class Layout:
                 break
         return self.record.fields[position], reply[position]
 
-    def decode_entry(self, fields: Sequence[bytes]) -> Any:
+    def decode_entry(self, fields: Sequence[bytes], identity: str) -> Any:
         """Return the trame that an entry of the record's history holds: names and values, one after the other.
 
         Fields that were described after the entry was written have their default.
+
+        Raises:
+            DecodeError: naming record, entry, field and what was found.
         """
         values = dict(zip(fields[::2], fields[1::2]))
         row = [values.get(field.name.encode()) for field in self.record.fields]
+        if None in row[:2] or not row[1]:
+            raise DecodeError(
+                f"record {self.record.name}, entry {identity} of the key {self.history_key}: found {str(values):.60}, "
+                "expected a trame with ts and sender: another program wrote it"
+            )
         if None in row:
             row = [default if value is None else value for value, default in zip(row, self.encode(self.defaults()))]
         return self.decode(row)
