@@ -46,7 +46,7 @@ class Address:
             self._folder = ""
         else:
             raise ServerSetupError(
-                f"{self.shown!r} is no address: use redis://host:6379, rediss://host:6379 (TLS), unix:///path/to/socket "
+                f"{self.shown!r} is no address: use redis://host:6379, rediss://host:6379 (TLS), unix:///path/socket "
                 "or embedded:///folder"
             )
         self._url = url

@@ -183,7 +183,7 @@ class Layout:
         )
 
     def described_as(self, record: Record, names: Names) -> "Layout":
-        """Return the layout under a newer, compatible description: the same fields, and new ones with their defaults."""
+        """Return the layout under a newer description: the same fields, and new ones with their defaults."""
         known = {f.name for f in self.record.fields}
         added = tuple(f for f in record.fields if f.name not in known)
         return Layout(replace(record, fields=tuple(record.field(f.name) for f in self.record.fields)), names, added)
