@@ -315,10 +315,12 @@ class Connection:
 
         Redis: the command, PING.
         """
-        answer = self._ask(command + pack("PING"))  # the subscription is answered by a push, or by an error
+        self._send(command + pack("PING"))  # the subscription is answered by a push, or by an error before the PONG
+        answer = self._answer()
         if isinstance(answer, hiredis.ReplyError):
             self.close()
             raise refusal(str(answer), self.address.shown)
+        self._leftover()
 
     def transact(self, request: bytes, subjects: Sequence[Any]) -> list[Any]:
         """Send a MULTI/EXEC and return what its commands answered. This is the data path: call `settle` before it.

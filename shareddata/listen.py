@@ -64,6 +64,7 @@ class Listener:
         self._shm = shm
         self._keys: Names = shm.keys
         self._group = Group(layouts)
+        self._tracking = False
         self._pattern = pattern
         self._glob = (pattern or "").replace("[^", "[!")  # as Python's fnmatch has it
         self._timeout = timeout
@@ -151,7 +152,13 @@ class Listener:
 
     def _news(self, message: Sequence[Any]) -> list[str]:
         """Return the names of the records that are heard here, of those that a message says were written."""
-        return [name for key in _keys_of(message) if (name := self._hears(key))]
+        if message[0] == b"invalidate":
+            keys = message[1] or () if self._tracking else ()
+        elif message[0] in (b"message", b"pmessage") and message[-1] not in _NO_NEWS:
+            keys = (key_of_channel(message[-2]),)
+        else:
+            keys = ()
+        return [name for key in keys if (name := self._hears(key))]
 
     def _hears(self, key: bytes) -> str | None:
         """Return the record that a key stands for, None when it is not heard here."""
@@ -164,7 +171,8 @@ class Listener:
 
     def _subscribe(self, connection: Connection) -> None:
         """Ask to be told of writes (called each time the connection was opened)."""
-        if not _switch_on(connection):
+        self._tracking = not _switch_on(connection)
+        if self._tracking:
             self._track(connection)
             return
         database = connection.address.database
@@ -186,13 +194,6 @@ class Listener:
         connection.call("CLIENT", "TRACKING", "OFF")
         arguments = [word for p in prefixes for word in ("PREFIX", p)]
         connection.call("CLIENT", "TRACKING", "ON", "BCAST", *arguments)
-
-
-def _keys_of(message: Sequence[Any]) -> Sequence[bytes]:
-    """Return the keys that a pushed message says were written."""
-    if message[0] in (b"message", b"pmessage"):
-        return [key_of_channel(message[-2])] if message[-1] not in _NO_NEWS else []
-    return message[1] or () if message[0] == b"invalidate" else ()
 
 
 def _literal_length(pattern: str) -> int:

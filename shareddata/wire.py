@@ -215,10 +215,14 @@ class Layout:
             return pack("PERSIST", self.key)
         return pack("PEXPIRE", self.key, max(1, round(seconds * 1000)))
 
-    def decode(self, reply: Sequence[bytes | None]) -> Any:
+    def decode(self, reply: Sequence[bytes | None], entry: str = "") -> Any:
         """Return the trame that an HMGET answered, None for a record that is not there or was never written.
 
         A record whose sender is empty was described and never written when the description says `["sender", ""]`.
+
+        Args:
+            reply: the values, one for each field.
+            entry: for messages: the id of the history's entry that they are from.
 
         Raises:
             DecodeError: naming record, field and what was found.
@@ -228,15 +232,19 @@ class Layout:
         except _NO_SUCH_VALUE:
             if not any(value is not None for value in reply):
                 return None
-            raise self._damage(reply) from None
+            raise self._damage(reply, entry) from None
         return trame if trame[1] else None
 
-    def _damage(self, reply: Sequence[bytes | None]) -> DecodeError:
+    def _damage(self, reply: Sequence[bytes | None], entry: str) -> DecodeError:
         field, value = self._first_damaged(reply)
         found = "nothing" if value is None else repr(value if len(value) <= 60 else value[:57] + b"...")
+        key, look = self.key, f"hgetall '{self.key}'"
+        if entry:
+            key, look = self.history_key, f"xrange '{self.history_key}' {entry} {entry}"
+        where = f"record {self.record.name}{f', entry {entry}' if entry else ''}, field {field.name!r}"
         return DecodeError(
-            f"record {self.record.name}, field {field.name!r}: found {found} in the key {self.key}, expected "
-            f"{field.type_text()}: another program wrote it; see who with `redis-cli hgetall '{self.key}'`"
+            f"{where}: found {found} in the key {key}, expected {field.type_text()}: another program wrote it; "
+            f"see who with `redis-cli {look}`"
         )
 
     def _first_damaged(self, reply: Sequence[bytes | None]) -> tuple[Field, bytes | None]:
@@ -264,7 +272,7 @@ class Layout:
             )
         if None in row:
             row = [default if value is None else value for value, default in zip(row, self.encode(self.defaults()))]
-        return self.decode(row)
+        return self.decode(row, identity)
 
 
 def _shown(value: Any) -> str:
