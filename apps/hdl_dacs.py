@@ -8,7 +8,7 @@ out_voltageY_offset) * out_voltageY_scale, where offset and scale may be the cha
 It writes nothing to the shared memory. The record's fields, in volts, go to the channels in order, looked at with the
 rate of -f. The outputs go to the defaults of the description when the record is older than its max_age, expired, was
 never written, or when this program is stopped: a sender that died does not leave an actuator running. The age is that
-of the record's ts, so the clocks must agree; a server that falls silent delays this by the time-out (3 s).
+of the record's ts, so the clocks must agree; a server that falls silent delays this by the time-out (1 s).
 """
 import time
 from collections.abc import Sequence

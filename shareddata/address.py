@@ -35,19 +35,21 @@ class Address:
 
     def __init__(self, url: str) -> None:
         scheme = url.partition("://")[0]
+        self.shown = _without_password(url)
         if scheme in ("sentinel", "cluster"):
-            raise ServerSetupError(f"{url}: {scheme}:// addresses are not known yet: give the address of one server")
+            raise ServerSetupError(
+                f"{self.shown}: {scheme}:// addresses are not known yet: give the address of one server"
+            )
         if scheme == "embedded":
             self._folder, self._fsync = _embedded(url)
         elif scheme in ("redis", "rediss", "unix"):
             self._folder = ""
         else:
             raise ServerSetupError(
-                f"{url!r} is no address: use redis://host:6379, rediss://host:6379 (TLS), unix:///path/to/socket or "
-                "embedded:///folder"
+                f"{self.shown!r} is no address: use redis://host:6379, rediss://host:6379 (TLS), unix:///path/socket "
+                "or embedded:///folder"
             )
         self._url = url
-        self.shown = _without_password(url)
         self.database = int(self._arguments().get("db") or 0) if not self._folder else 0
 
     @property
@@ -123,10 +125,9 @@ def _embedded(url: str) -> tuple[str, str]:
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)
+    """Blank the password of an address, also of one that is wrong otherwise."""
+    url = re.sub(r"(://[^/@:]*:)[^/]*@", r"\1***@", url)
+    return re.sub(r"([?&][a-z_]*password=)[^&]*", r"\1***", url)
 
 
 def resolve(url: str | None = None, host: str | None = None, port: int | None = None) -> Address:
@@ -176,7 +177,7 @@ def refusal(text: str, where: str, done: str = "") -> ServerError:
     code = text.partition(" ")[0]
     if "unknown command" in text or "unknown subcommand" in text:
         return ServerSetupError(f"{where}: the server said: {text}: use Redis 7.0 or Valkey 7.2, or later")
-    if "invalid username-password" in text or "AUTH" in text:
+    if code not in _REMEDIES and ("invalid username-password" in text or "AUTH" in text):
         code = "WRONGPASS"
     kind, remedy = _REMEDIES.get(code, (ServerRefused, "see the server's log"))
     return kind(f"{where}: the server said: {text}: {remedy}{done}")

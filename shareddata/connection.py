@@ -58,14 +58,16 @@ _SILENT = (TimeoutError, BlockingIOError)  # what a socket raises whose time is 
 
 
 def _set_timeout(sock: socket.socket, seconds: float) -> None:
-    """Let the system watch the time: a socket with a time-out of Python's own polls before each call (1 us a flush)."""
+    """Let the system watch the time of sending: a socket with a time-out of Python's own polls before each call.
+
+    Receiving is preceded by a poll, whose time is right also where signals interrupt it (SO_RCVTIMEO's would begin
+    anew with each signal).
+    """
     if isinstance(sock, ssl.SSLSocket):
         sock.settimeout(seconds)
         return
-    span = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
     sock.settimeout(None)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(seconds % 1 * 1e6)))
 
 
 class Connection:
@@ -82,6 +84,8 @@ class Connection:
         epoch: the value of the epoch key when it was last asked for.
         epoch_news: True when the epoch key has changed since, or the connection was opened anew.
         invalidated: True when something that this connection has read and tracks was changed since the last answer.
+        opened: how often the connection was opened.
+        listening: whether `messages` are kept; set before it is opened.
         messages: what the server pushed since the last `transact`: `[kind, channel or keys, ...]`.
         covered: what it had pushed before the answer of the last `transact`, which therefore knows of it.
         guarded: the value of the guard's key behind the last `transact` that had one.
@@ -100,6 +104,7 @@ class Connection:
     ) -> None:
         self.address = address
         self.timeout = timeout
+        self._patience = max(1, int(timeout * 1000))
         self._epoch_key = epoch_key
         self._epoch_bytes = epoch_key.encode()
         self._setup = setup
@@ -108,6 +113,8 @@ class Connection:
         self.epoch: bytes | None = None
         self.epoch_news = False
         self.invalidated = False
+        self.opened = 0
+        self.listening = False
         self.messages: list[list[Any]] = []
         self.covered: list[list[Any]] = []
         self.guarded: bytes | None = None
@@ -166,6 +173,7 @@ class Connection:
         self._clock_offset = None
         self.messages.clear()
         harmless, self._harmless = self._harmless, True
+        self._patience = max(1, int(timeout * 1000))
         try:
             _set_timeout(sock, timeout)
             self.call("CLIENT", "TRACKING", "ON")
@@ -175,6 +183,8 @@ class Connection:
             _set_timeout(sock, self.timeout)
         finally:
             self._harmless = harmless
+            self._patience = max(1, int(self.timeout * 1000))
+        self.opened += 1
         self.epoch_news = self.invalidated = True
         if self._away:
             self._away = False
@@ -256,7 +266,8 @@ class Connection:
                 self.epoch_news = True
             if keys != [self._epoch_bytes]:
                 self.invalidated = True
-        self.messages.append(list(push))
+        if self.listening:
+            self.messages.append(list(push))
 
     # -- questions ------------------------------------------------------------------------------------------------
 
@@ -306,10 +317,12 @@ class Connection:
 
         Redis: the command, PING.
         """
-        answer = self._ask(command + pack("PING"))  # the subscription is answered by a push, or by an error
+        self._send(command + pack("PING"))  # the subscription is answered by a push, or by an error before the PONG
+        answer = self._answer()
         if isinstance(answer, hiredis.ReplyError):
             self.close()
             raise refusal(str(answer), self.address.shown)
+        self._leftover()
 
     def transact(self, request: bytes, subjects: Sequence[Any], guard: bytes = b"") -> list[Any]:
         """Send a MULTI/EXEC and return what its commands answered. This is the data path: call `settle` before it.
@@ -350,7 +363,7 @@ class Connection:
             self.close()  # also when a signal's handler raised: no late answer is taken for another's
             raise
         if isinstance(answer, hiredis.ReplyError):
-            raise self._aborted(queueing[1:], subjects)
+            raise self._aborted(queueing, subjects)
         if answer is None:
             return []
         for reply in answer:
@@ -381,8 +394,6 @@ class Connection:
             self._send(request)
             self._reader.feed(self._receive())
             answer = self._answer()
-            if self.messages:
-                self.messages.clear()
             self._leftover()
         except BaseException:
             self.close()
@@ -390,7 +401,12 @@ class Connection:
         return answer
 
     def _aborted(self, answers: Sequence[Any], subjects: Sequence[Any]) -> ServerError:
-        """Return the error for a transaction that the server refused whole."""
+        """Return the error for a transaction that the server refused whole, or would not begin."""
+        begun, *answers = answers
+        if isinstance(begun, hiredis.ReplyError):
+            done = [str(s) for reply, s in zip(answers, subjects) if not isinstance(reply, hiredis.ReplyError)]
+            carried_out = f"; done one by one instead: {', '.join(done)}" if done else ": nothing was written"
+            return refusal(str(begun), self.address.shown, carried_out)
         errors = [(reply, who) for reply, who in zip(answers, subjects) if isinstance(reply, hiredis.ReplyError)]
         text, who = errors[0] if errors else ("EXECABORT", "the transaction")
         return refusal(str(text), f"{self.address.shown}, {who}", ": nothing was written")
@@ -428,6 +444,8 @@ class Connection:
 
     def _receive(self) -> bytes:
         try:
+            if not self._ready(self._patience):
+                raise TimeoutError
             data = self._sock.recv(65536)  # type: ignore[union-attr]
         except OSError as error:
             self._broken(error)

@@ -110,7 +110,8 @@ class Data:
         self._values = (ts, *self._values[1:])
 
     def adopt(self, layout: Layout) -> None:
-        """Go on with other limits, units or history; the fields are the same, so what is staged stays as it is."""
+        """Go on with other limits, units or history, or with new fields, which are written with their defaults."""
+        self.body = self.body.removesuffix(self.layout.tail) + layout.tail
         self.layout = layout
         self._pack = layout.pack
 

@@ -430,8 +430,19 @@ def _check_default(value: Any, where: str) -> None:
     """Check that a value can be written: JSON, and text without lone surrogates."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
+        _check_keys(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise DescriptionError(f"{where}: {_json_type(value)} cannot be written: {error}") from None
+
+
+def _check_keys(value: Any) -> None:
+    """Check that objects have text keys only; json would make text of others."""
+    if isinstance(value, Mapping):
+        if wrong := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"the key {wrong[0]!r} of an object must be a str")
+        value = list(value.values())
+    for item in value if isinstance(value, list | tuple) else ():
+        _check_keys(item)
 
 
 def _text(options: Mapping[str, Any], option: str, where: str) -> str:

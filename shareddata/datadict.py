@@ -77,7 +77,10 @@ class DataDict:
         self.close()
 
     def close(self) -> None:
-        """Close connections and CSV files. What was staged and not flushed is not written."""
+        """Close connections and CSV files. What was staged and not flushed is not written.
+
+        Redis: none.
+        """
         for dependent in list(self._dependents):
             dependent.close()
         self._reader.close()
@@ -225,7 +228,10 @@ class DataDict:
         return self._flushed()
 
     def write(self, timestamp: float | None = None) -> int:
-        """Flush; the name that later versions of SimpleSHM use."""
+        """Flush; the name that later versions of SimpleSHM use.
+
+        Redis: as `flush`.
+        """
         return self.flush(timestamp)
 
     def _flushed(self) -> int:

@@ -10,6 +10,7 @@ Who needs more uses a log.
 
 import json
 import time
+from collections import deque
 from typing import Any
 
 from shareddata.codec import encode_any
@@ -18,7 +19,7 @@ from shareddata.memory import SharedMemory
 from shareddata.names import check_name
 from shareddata.wire import pack, transaction
 
-_BLOCK = 1.0  # seconds: below every sensible time-out
+_BLOCK = 1.0  # seconds, or half of the time-out
 
 
 class Fifo:
@@ -36,6 +37,8 @@ class Fifo:
         self.name = check_name(name, "queue")
         self._key = shm.keys.fifo(name)
         self._connection = shm.connect(app_name)
+        self._block = min(_BLOCK, shm.timeout / 2)
+        self._drained: deque[bytes] = deque()
 
     def __repr__(self) -> str:
         return f"<Fifo {self.name}>"
@@ -80,12 +83,14 @@ class Fifo:
 
         Redis: LPOP; with a timeout BLPOP.
         """
+        if self._drained:
+            return self._decode(self._drained.popleft())
         if timeout is None:
             element = self._connection.call("LPOP", self._key)
             return None if element is None else self._decode(element)
         end = time.monotonic() + timeout
         while (rest := end - time.monotonic()) > 0:
-            answer = self._connection.call("BLPOP", self._key, max(0.001, min(_BLOCK, rest)))
+            answer = self._connection.call("BLPOP", self._key, max(0.001, min(self._block, rest)))
             if answer is not None:
                 return self._decode(answer[1])
         return self.pop()
@@ -96,12 +101,24 @@ class Fifo:
         Returns:
             The elements, the oldest first; `[]` when the queue is empty.
 
-        Redis: MULTI, LRANGE, DEL, EXEC.
+        Raises:
+            DecodeError: for an element that another program wrote; the others come with the next `drain` or `pop`.
+
+        Redis: MULTI, LRANGE, LTRIM, EXEC.
         """
         self._connection.settle()
-        request = transaction([pack("LRANGE", self._key, 0, -1), pack("DEL", self._key)])
+        # LTRIM empties a list and nothing else: a key of another type is refused and kept
+        request = transaction([pack("LRANGE", self._key, 0, -1), pack("LTRIM", self._key, 1, 0)])
         elements, _ = self._connection.transact(request, [f"queue {self.name}"] * 2)
-        return [self._decode(element) for element in elements]
+        self._drained += elements
+        fields = []
+        try:
+            while self._drained:
+                fields.append(self._decode(self._drained.popleft()))
+        except DecodeError:
+            self._drained.extendleft(encode_any(each) for each in reversed(fields))
+            raise
+        return fields
 
     def _decode(self, element: bytes) -> list[Any]:
         try:

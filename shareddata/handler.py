@@ -39,6 +39,7 @@ log = logging.getLogger("shareddata")
 
 _LONGEST_WAIT = 0.2
 _RETRY = 0.5
+_TIMEOUT = 1.0  # a device goes on sending, and the system keeps some seconds of it at most
 _COMPLAIN_EVERY = 60.0
 
 
@@ -275,7 +276,7 @@ class Handler:
 
         Redis: MULTI, HSET and XADD for each record, EXEC.
         """
-        if time.monotonic() < self._retry_at:
+        if not self._answers():
             self._unsent += 1
             return False
         try:
@@ -292,7 +293,7 @@ class Handler:
 
         Redis: MULTI, HMGET for each record, EXEC; nothing when nobody changed them.
         """
-        if time.monotonic() < self._retry_at:
+        if not self._answers():
             return None
         try:
             trames: list[Any] = self.dd.next()
@@ -332,6 +333,22 @@ class Handler:
             self._away_since = now
             log.warning("the server takes nothing: %s; going on, the newest values are sent when it does", error)
         self._retry_at = now + _RETRY
+
+    def _answers(self) -> bool:
+        """While the server is away, ask now and then whether it is back, without waiting: the device does not."""
+        if self._away_since is None:
+            return True
+        if time.monotonic() < self._retry_at:
+            return False
+        probe = self.shm.connect()
+        try:
+            probe.open(wait=0)
+        except ServerError as error:
+            self._went_away(error)
+            return False
+        finally:
+            probe.close()
+        return True
 
     def _came_back(self) -> None:
         if self._away_since is not None:
@@ -409,7 +426,7 @@ def _command_line(drive: Callable[..., None], texts: Mapping[str, str]) -> Calla
     needed = [each for each in given if each.default is each.empty and each not in rest]
     options = [each for each in given if each.default is not each.empty]
     parameters = [
-        *(each.replace(annotation=(texts[each.name], "positional", None, each.annotation)) for each in needed),
+        *(each.replace(annotation=(texts[each.name], "positional", None, _type(each))) for each in needed),
         _option("do_debug", False, (texts["do_debug"], "flag")),
         *(_own_option(each, texts[each.name]) for each in options),
         *_common_options(),
@@ -428,7 +445,14 @@ def _option(name: str, default: Any, annotation: tuple[Any, ...]) -> inspect.Par
 def _own_option(given: inspect.Parameter, text: str) -> inspect.Parameter:
     letter = given.name[0] if given.name[0] not in "hrpaiun" else given.name[0].upper()
     shown = f"{given.default:g}" if isinstance(given.default, float) else None
-    return _option(given.name, given.default, (text, "option", letter, given.annotation, None, shown))
+    return _option(given.name, given.default, (text, "option", letter, _type(given), None, shown))
+
+
+def _type(given: inspect.Parameter) -> Any:
+    """Return what makes a value of a word: the annotation, else the default's type, else text."""
+    if given.annotation is not given.empty:
+        return given.annotation
+    return str if given.default is given.empty else type(given.default)
 
 
 def _common_options() -> list[inspect.Parameter]:
@@ -460,7 +484,9 @@ def _run(
     try:
         with (
             Stop() as stop,
-            SharedMemory(host, port, common["env_init"], url=common["url"], namespace=common["namespace"]) as shm,
+            SharedMemory(
+                host, port, common["env_init"], url=common["url"], namespace=common["namespace"], timeout=_TIMEOUT
+            ) as shm,
             DataDict(common["app_name"], shm) as dd,
         ):
             handler = Handler(shm, dd, stop, wrong_usage)

@@ -64,13 +64,23 @@ class Listener:
         self._shm = shm
         self._keys: Names = shm.keys
         self._group = Group(layouts)
+        self._tracking = False
         self._pattern = pattern
+        self._glob = (pattern or "").replace("[^", "[!")  # as Python's fnmatch has it
         self._timeout = timeout
         self.heard: Counter[str] = Counter()
         self._first = layouts[0].key.encode()
         self._connection = shm.connect(name, self._subscribe)
-        self._connection.open()
-        self._seen = self._read()
+        self._connection.listening = True
+        try:
+            self._connection.open()
+            self._seen = self._read()
+        except BaseException:
+            self._connection.close()
+            raise
+        self._told()  # what was announced before this answer is no news
+        heard = [fnmatchcase(layout.record.name, self._glob) for layout in layouts] if pattern else [True]
+        self._compared = [i for i, is_heard in enumerate(heard) if is_heard]
 
     def __repr__(self) -> str:
         return f"<Listener of {self._pattern or self._group.layouts[0].record.name}>"
@@ -111,36 +121,58 @@ class Listener:
     def _wait(self, end: float | None) -> bool:
         """Wait for one wake-up, or a second; read the group, and tell whether there is news."""
         connection = self._connection
-        if connection.connected and not connection.messages:
-            connection.wait(WATCH_EVERY if end is None else min(WATCH_EVERY, max(0.0, end - time.monotonic())))
+        opened, silent_at = connection.opened, time.monotonic() + WATCH_EVERY
+        if end is not None:
+            silent_at = min(silent_at, end)
+        while connection.connected and not self._woken():
+            if not connection.wait(max(0.0, silent_at - time.monotonic())):
+                break
         connection.settle()
         if connection.epoch_news:
             self._shm.recheck(connection, self._group.layouts)
         before = self._seen
         self._seen = self._read()
-        return self._told() or self._seen != before
+        if connection.opened > opened and self._seen != before:
+            return True
+        return self._told() or any(self._seen[i] != before[i] for i in self._compared)
+
+    def _woken(self) -> bool:
+        """Tell whether something was pushed that is a reason to read."""
+        connection = self._connection
+        return connection.epoch_news or any(self._news(message) for message in connection.messages)
 
     def _read(self) -> list[Any]:
         return self._connection.transact(self._group.request, self._group.layouts)
 
     def _told(self) -> bool:
-        """Tell whether one of the messages that the last answer knows of speaks of what is heard here."""
-        told = [name for message in self._connection.covered for key in _keys_of(message) if (name := self._hears(key))]
+        """Tell whether one of the messages that the last answer knows of speaks of what is heard here; count them."""
+        told = [name for message in self._connection.covered for name in self._news(message)]
         self.heard.update(told)
         return bool(told)
+
+    def _news(self, message: Sequence[Any]) -> list[str]:
+        """Return the names of the records that are heard here, of those that a message says were written."""
+        if message[0] == b"invalidate":
+            keys = message[1] or () if self._tracking else ()
+        elif message[0] in (b"message", b"pmessage") and message[-1] not in _NO_NEWS:
+            keys = (key_of_channel(message[-2]),)
+        else:
+            keys = ()
+        return [name for key in keys if (name := self._hears(key))]
 
     def _hears(self, key: bytes) -> str | None:
         """Return the record that a key stands for, None when it is not heard here."""
         if self._pattern is None and key != self._first:
             return None
         name = self._keys.record_of(key.decode(errors="replace"))
-        return name if name and (self._pattern is None or fnmatchcase(name, self._pattern)) else None
+        return name if name and (self._pattern is None or fnmatchcase(name, self._glob)) else None
 
     # -- subscription ---------------------------------------------------------------------------------------------
 
     def _subscribe(self, connection: Connection) -> None:
         """Ask to be told of writes (called each time the connection was opened)."""
-        if not _switch_on(connection):
+        self._tracking = not _switch_on(connection)
+        if self._tracking:
             self._track(connection)
             return
         database = connection.address.database
@@ -162,13 +194,6 @@ class Listener:
         connection.call("CLIENT", "TRACKING", "OFF")
         arguments = [word for p in prefixes for word in ("PREFIX", p)]
         connection.call("CLIENT", "TRACKING", "ON", "BCAST", *arguments)
-
-
-def _keys_of(message: Sequence[Any]) -> Sequence[bytes]:
-    """Return the keys that a pushed message says were written."""
-    if message[0] in (b"message", b"pmessage"):
-        return [key_of_channel(message[-2])] if message[-1] not in _NO_NEWS else []
-    return message[1] or () if message[0] == b"invalidate" else ()
 
 
 def _literal_length(pattern: str) -> int:

@@ -211,7 +211,10 @@ class SharedMemory:
         Redis: GET.
         """
         with self._lock:
-            return int(self._connection.refresh_epoch() or 0)
+            epoch = self._connection.refresh_epoch()
+            if epoch != self._epoch:
+                self._records = None
+            return int(epoch or 0)
 
     def _descriptions(self) -> dict[str, Record]:
         with self._lock:

@@ -20,7 +20,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -87,10 +86,7 @@ def socket_path(folder: Path) -> Path:
     path = folder / "redis.sock"
     if len(os.fsencode(path)) <= _SOCKET_PATH_LONGEST:
         return path
-    short = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    if len(os.fsencode(short)) > 40:
-        short = Path("/tmp")
-    private = short / f"shareddata-{os.getuid()}"
+    private = Path(f"/tmp/shareddata-{os.getuid()}")  # the same for all programs, whatever their environment is
     _make_private(private)
     return private / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}.sock"
 
@@ -130,12 +126,34 @@ def answers(path: Path, timeout: float = 1.0) -> bool:
             raise ServerSetupError(f"{path}: cannot be reached: {error.strerror}: use another folder") from None
 
 
-def ensure(folder: str | Path, *, fsync: str = "everysec", wait: float = 10.0) -> Running:
+def default_folder() -> Path:
+    """Return where a user's own server keeps its data: $XDG_DATA_HOME/shareddata, else ~/.local/share/shareddata.
+
+    Redis: none.
+    """
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "shareddata"
+
+
+def find(folder: str | Path, wait: float = 1.0) -> Running | None:
+    """Return the server of a folder if it answers; nothing is started.
+
+    Raises:
+        ServerTimeout: it listens and is silent.
+
+    Redis: PING.
+    """
+    folder = Path(folder).resolve()
+    path = socket_path(folder)
+    return Running(_url(path), folder, path, False) if answers(path, wait) else None
+
+
+def ensure(folder: str | Path, *, fsync: str = "everysec", options: Sequence[str] = (), wait: float = 10.0) -> Running:
     """Return the server of a folder, starting it if nobody has; it outlives this program.
 
     Args:
         folder: made if missing, for this user only.
         fsync: `everysec` or `always`; a server that runs already keeps what it was started with.
+        options: further arguments of the server, as for `Server`; one that runs already keeps its own.
         wait: seconds until it must answer.
 
     Raises:
@@ -144,7 +162,7 @@ def ensure(folder: str | Path, *, fsync: str = "everysec", wait: float = 10.0) -
 
     Redis: PING.
     """
-    folder = Path(folder).absolute()
+    folder = Path(folder).resolve()
     path = socket_path(folder)
     if answers(path, wait):
         return Running(_url(path), folder, path, False)
@@ -157,7 +175,7 @@ def ensure(folder: str | Path, *, fsync: str = "everysec", wait: float = 10.0) -
             raise ServerTimeout(f"{folder}: a server has this folder and did not answer in {wait:g} s; {_log(folder)}")
         time.sleep(0.005)
     try:
-        _start_detached([find_executable(), *arguments(folder, path, fsync)], lock)
+        _start_detached([find_executable(), *arguments(folder, path, fsync, options)], lock)
     finally:
         os.close(lock)  # the server holds it now
     _await(folder, path, wait)
@@ -170,7 +188,10 @@ def _url(path: Path) -> str:
 
 def _lock(folder: Path) -> int | None:
     """Return the descriptor of a folder's lock, None when a server, or one who starts it, holds it."""
-    low = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        low = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ServerSetupError(f"{folder}: cannot be used for a server: {error.strerror}: use another folder") from None
     descriptor = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 20)  # out of the way of the shell's redirections
     os.close(low)
     try:
@@ -257,7 +278,7 @@ def stop(folder: str | Path, wait: float = 10.0) -> bool:
 
     Redis: SHUTDOWN.
     """
-    folder = Path(folder).absolute()
+    folder = Path(folder).resolve()
     path = socket_path(folder)
     if not answers(path, wait):
         return False
@@ -276,8 +297,16 @@ def stop(folder: str | Path, wait: float = 10.0) -> bool:
 
 
 # A server that must end with its starter: a shell waits for the server, and another for the end of the pipe that only
-# the starter holds open. However the starter ends, the pipe ends, and the server is told to.
-_SUPERVISOR = 'exec 3<&0 </dev/null; "$@" 3<&- & server=$!; (cat <&3 >/dev/null; kill $server) 3<&3 & wait $server'
+# the starter holds open. However the starter ends, the pipe ends, and the server is told to. When the server ends
+# first, the other shell is told to: each of them holds the folder's lock.
+_SUPERVISOR = """
+exec 3<&0 </dev/null
+"$@" 3<&- & server=$!
+(while read -r _; do :; done <&3; kill $server) & watcher=$!
+exec 3<&-
+wait $server
+kill $watcher
+"""
 
 
 class Server:
@@ -298,13 +327,14 @@ class Server:
     def __init__(
         self, folder: str | Path, *, fsync: str = "everysec", executable: str | None = None, options: Sequence[str] = ()
     ) -> None:
-        self.folder = Path(folder).absolute()
+        self.folder = Path(folder).resolve()
         self.fsync = fsync
         self.executable = executable
         self.options = tuple(options)
         self.socket_path = socket_path(self.folder)
         self.url = _url(self.socket_path)
         self._process: subprocess.Popen[bytes] | None = None
+        self._starter = 0
 
     def __enter__(self) -> "Server":
         self.start()
@@ -335,6 +365,7 @@ class Server:
                 start_new_session=True,
                 cwd="/",
             )
+            self._starter = os.getpid()
         finally:
             os.close(lock)
         try:
@@ -358,6 +389,13 @@ class Server:
                 text += sock.recv(65536)
         return int(text.partition(b"\r\nprocess_id:")[2].split()[0])
 
+    def ended(self) -> bool:
+        """Tell whether the server has ended, by itself or because somebody ended it.
+
+        Redis: none.
+        """
+        return self._process is None or self._process.poll() is not None
+
     def stop(self) -> None:
         """Tell the server to end (SIGTERM), and wait for it; without effect when it has ended already."""
         self._end(signal.SIGTERM)
@@ -368,11 +406,10 @@ class Server:
 
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
-        if process is None:
+        if process is None or self._starter != os.getpid():  # a forked child leaves its parent's server alone
             return
         with process:
-            if how is signal.SIGKILL:
-                os.killpg(process.pid, how)
+            os.killpg(process.pid, how)
             process.stdin.close()  # type: ignore[union-attr]
             try:
                 _await_end(self.folder, 10)

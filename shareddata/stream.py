@@ -20,7 +20,8 @@ from shareddata.memory import SharedMemory
 from shareddata.wire import Layout, bulk, pack, transaction
 
 _PAGE = 1000  # entries read at once
-_BLOCK = 1000  # milliseconds: below every sensible time-out, so that silence longer than that means a dead link
+_BLOCK = 1.0  # seconds, or half of the time-out: silence longer than the time-out then means a dead link
+_RECENT = 64  # entries of each sender among which a repeated one is looked for
 
 
 class Follower:
@@ -62,14 +63,19 @@ class Follower:
         self._shm = shm
         self._layout = layout
         self._timeout = timeout
-        self._buffer: deque[Any] = deque()
-        self._last_of: dict[bytes, Sequence[bytes]] = {}
+        self._buffer: deque[tuple[bytes, Sequence[bytes]]] = deque()
+        self._recent: dict[bytes, dict[bytes, Sequence[bytes]]] = {}
         self._behind = True
+        self._block = int(1000 * min(_BLOCK, shm.timeout / 2))
         self.missed = 0
         self.repeated = 0
         self._connection = shm.connect(name)
-        self._connection.open()
-        self.id, self._ordinal = self._place(since)
+        try:
+            self._connection.open()
+            self.id, self._ordinal = self._place(since)
+        except BaseException:
+            self._connection.close()
+            raise
 
     def __repr__(self) -> str:
         return f"<Follower of {self._layout} at {self.id}: {self.missed} missed, {self.repeated} repeated>"
@@ -93,12 +99,16 @@ class Follower:
         Raises:
             StopIteration: nothing was flushed for `timeout` seconds.
             ServerUnreachable, ServerTimeout: with a timeout only: the server is away.
-            DecodeError: an entry that does not fit the description.
+            DecodeError: an entry that does not fit the description; the next step goes on behind it.
+            DescriptionError: the record was described anew, incompatibly.
         """
         end = None if self._timeout is None else time.monotonic() + self._timeout
         while not self._buffer:
             over = end is not None and time.monotonic() >= end
             try:
+                self._connection.settle()
+                if self._connection.epoch_news:
+                    self._shm.recheck(self._connection, [self._layout])
                 if self._behind:
                     self._catch_up()
                 elif over:
@@ -109,7 +119,8 @@ class Follower:
                 self._behind = True
                 if over:
                     raise
-        return self._layout.decode_entry(self._buffer.popleft())
+        identity, fields = self._buffer.popleft()
+        return self._layout.decode_entry(fields, identity.decode())
 
     def _catch_up(self) -> None:
         """Read what is there without waiting, and count what was trimmed.
@@ -117,8 +128,8 @@ class Follower:
         Redis: MULTI, XRANGE, XINFO STREAM, EXEC.
         """
         entries, added, length, last = self._page(f"({self.id}", "+")
-        if _later(self.id, last):  # the stream was deleted and begun anew, or the server lost its end
-            self.id, self._ordinal = ("0-0", 0) if added < self._ordinal else (last, added)
+        if _later(self.id, last):  # the server lost the stream's end, or all of it
+            self.id, self._ordinal = last, added
             return
         gone = added - length
         if len(entries) < _PAGE:  # all there is: the last one's ordinal is the stream's
@@ -135,7 +146,7 @@ class Follower:
 
         Redis: XREAD.
         """
-        pause = _BLOCK if end is None else min(_BLOCK, max(1, int((end - time.monotonic()) * 1000)))
+        pause = self._block if end is None else min(self._block, max(1, int((end - time.monotonic()) * 1000)))
         key = self._layout.history_key
         answer = self._connection.ask("XREAD", "COUNT", _PAGE, "BLOCK", pause, "STREAMS", key, self.id)
         if answer:
@@ -146,13 +157,16 @@ class Follower:
 
     def _take(self, entries: Sequence[Sequence[Any]]) -> None:
         """Put entries into the buffer, but for those that their sender repeated."""
-        for _, fields in entries:
-            sender = fields[3]
-            if self._last_of.get(sender) == fields:
+        for identity, fields in entries:
+            sender, ts = (fields[3], fields[1]) if len(fields) > 3 else (b"", b"")
+            recent = self._recent.setdefault(sender, {})
+            if recent.get(ts) == fields:
                 self.repeated += 1
-            else:
-                self._last_of[sender] = fields
-                self._buffer.append(fields)
+                continue
+            recent[ts] = fields
+            if len(recent) > _RECENT:
+                del recent[next(iter(recent))]
+            self._buffer.append((identity, fields))
         if entries:
             self.id = entries[-1][0].decode()
 
@@ -215,7 +229,6 @@ class Numbered:
     Args:
         connection: of one thread of this program.
         key: the stream's.
-        field: the name of the entry's one field is its first byte; see `append`.
     """
 
     def __init__(self, connection: Connection, key: str) -> None:
@@ -267,7 +280,7 @@ class Numbered:
 
         Redis: XREAD.
         """
-        pause = max(1, min(_BLOCK, int(seconds * 1000)))
+        pause = max(1, int(1000 * min(_BLOCK, self._connection.timeout / 2, seconds)))
         return bool(self._connection.ask("XREAD", "COUNT", 1, "BLOCK", pause, "STREAMS", self.key, f"{after}-0"))
 
     def make_cursor(self, name: str) -> None:

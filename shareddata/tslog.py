@@ -78,3 +78,56 @@ class TSLog:
 
     Redis: MULTI, HSETNX, HGETALL, EXEC, XGROUP CREATE; with recreate DEL.
     """
+
+    def __init__(
+        self,
+        name: str,
+        formats: Sequence[str] = (),
+        record_size: int = 128,
+        bucket_size: int = 1024,
+        commit_delta: int = 16,
+        nreaders: int = 1,
+        recreate: bool = False,
+        *,
+        shm: SharedMemory | None = None,
+        commit_interval: float | None = None,
+        max_buckets: int = DEFAULT_MAX_BUCKETS,
+        require: str | None = None,
+    ) -> None:
+        if not 0 <= nreaders <= MOST_READERS:
+            raise LogFormatError(f"log {name}: {nreaders} readers, expected 0 to {MOST_READERS}")
+        if min(bucket_size, commit_delta, record_size, max_buckets) < 1:
+            raise LogFormatError(f"log {name}: sizes are {bucket_size=}, {commit_delta=}, {record_size=}, {max_buckets=}: each is at least 1")
+        self.name = name
+        self.formats = tuple(Format(text) for text in formats)
+        self.record_size = max((form.size for form in self.formats), default=record_size)
+        self.bucket_size = bucket_size
+        self.commit_delta = commit_delta
+        self.nreaders = nreaders
+        self.max_buckets = max_buckets
+        self.lost = 0
+        self._owns = shm is None
+        self._shm = shm or SharedMemory()
+        self._lock = threading.RLock()
+        self._connection = self._shm.connect(f"log {name}")
+        self._stream = Numbered(self._connection, self._shm.keys.log(name))
+        self._made_key, self._writer_key = f"{self._stream.key}:log", f"{self._stream.key}:writer"
+        self._guard = pack("WATCH", self._writer_key) + pack("GET", self._writer_key)
+        self._readers: weakref.WeakSet[TSReader] = weakref.WeakSet()
+        self._token = b""
+        self._pending: list[tuple[bytes, bytes]] = []
+        self._held: deque[tuple[bytes, bytes]] = deque(maxlen=bucket_size)
+        self._committed = 0
+        self._trimmed = 1
+        self._opened = 0
+        self._retry_at = 0.0
+        self._interval = commit_interval
+        self._timer: threading.Timer | None = None
+        try:
+            self._made = self._open(recreate)
+            if require is not None:
+                self._require(require)
+        except BaseException:
+            self._connection.close()
+            raise
+        self._shm.attach(self)

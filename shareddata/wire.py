@@ -81,6 +81,7 @@ class Layout:
     Args:
         record: its description.
         names: the keys of its namespace.
+        added: fields that the program which writes does not know; they are written with their defaults.
 
     Raises:
         DescriptionError: when the record has arrays and numpy is missing.
@@ -90,10 +91,10 @@ class Layout:
 
     __slots__ = (
         *("record", "key", "hset", "hmget", "xadd", "history_key", "has_history", "history", "span", "refused"),
-        *("_encoders", "_template", "_types", "_slots", "_decoders", "_trame"),
+        *("_encoders", "_template", "_types", "_slots", "_decoders", "_trame", "tail"),
     )
 
-    def __init__(self, record: Record, names: Names) -> None:
+    def __init__(self, record: Record, names: Names, added: Sequence[Field] = ()) -> None:
         self.record = record
         self.key = names.record(record.name)
         self.history_key = names.history(record.name)
@@ -105,24 +106,26 @@ class Layout:
         try:
             self._encoders = tuple(encoder(*f.kind) for f in record.fields)
             self._decoders = tuple(decoder(*f.kind) for f in record.fields)
+            self.tail = b"".join(bulk(f.name) + bulk(encoder(*f.kind)(_default(f))) for f in added)
         except ModuleNotFoundError as error:
             raise DescriptionError(f"record {record.name}: {error}") from None
         self._trame = record.trame
         self._template = b"".join(bulk(name).replace(b"%", b"%%") + b"$%d\r\n%b\r\n" for name in fields)
         self._types: list[type] | None = None
         self._slots: tuple[tuple[tuple[str, ...], Callable[[Any], str]], ...] = ()
-        self.hset = _head(2 + 2 * len(fields), "HSET", self.key)
+        arguments = 2 * (len(fields) + len(added))
+        self.hset = _head(2 + arguments, "HSET", self.key)
         self.hmget = _head(2 + len(fields), "HMGET", self.key) + b"".join(map(bulk, fields))
-        self.xadd = self._prepare_history(len(fields))
+        self.xadd = self._prepare_history(arguments)
 
     def __str__(self) -> str:
         return f"record {self.record.name}"
 
-    def _prepare_history(self, fields: int) -> bytes:
+    def _prepare_history(self, arguments: int) -> bytes:
         """Return the XADD before the body; of a history bounded by time, a template that takes the oldest id."""
         if not self.record.history:
             return b""
-        head = _head(6 + 2 * fields, "XADD", self.history_key)
+        head = _head(6 + arguments, "XADD", self.history_key)
         if self.span:
             return head.replace(b"%", b"%%") + bulk("MINID") + bulk("~") + b"%b" + bulk("*")
         return head + b"".join(map(bulk, ("MAXLEN", "~", str(self.record.history), "*")))
@@ -140,7 +143,7 @@ class Layout:
             try:
                 text = "".join([heads[len(word := write(v))] + word for (heads, write), v in zip(self._slots, values)])
                 if text.isascii():
-                    return (text + "\r\n").encode()
+                    return (text + "\r\n").encode() + self.tail
             except (IndexError, ValueError):
                 pass  # a longer text than heads are prepared for, or an integer of too many digits
         elif self._types is None:
@@ -165,7 +168,7 @@ class Layout:
                 parts += (len(text), text)
         except (TypeError, ValueError) as error:
             raise self._refusal(len(parts) // 2, value, error) from None
-        return self._template % tuple(parts)
+        return self._template % tuple(parts) + self.tail
 
     def encode(self, values: Iterable[Any]) -> list[bytes]:
         """Return each field's value as it is written in Redis."""
@@ -180,8 +183,10 @@ class Layout:
         )
 
     def described_as(self, record: Record, names: Names) -> "Layout":
-        """Return the layout of the same fields under a newer, compatible description."""
-        return Layout(replace(record, fields=tuple(record.field(f.name) for f in self.record.fields)), names)
+        """Return the layout under a newer description: the same fields, and new ones with their defaults."""
+        known = {f.name for f in self.record.fields}
+        added = tuple(f for f in record.fields if f.name not in known)
+        return Layout(replace(record, fields=tuple(record.field(f.name) for f in self.record.fields)), names, added)
 
     def defaults(self) -> list[Any]:
         """Return the value of each field of a record that was never written."""
@@ -210,10 +215,14 @@ class Layout:
             return pack("PERSIST", self.key)
         return pack("PEXPIRE", self.key, max(1, round(seconds * 1000)))
 
-    def decode(self, reply: Sequence[bytes | None]) -> Any:
+    def decode(self, reply: Sequence[bytes | None], entry: str = "") -> Any:
         """Return the trame that an HMGET answered, None for a record that is not there or was never written.
 
         A record whose sender is empty was described and never written when the description says `["sender", ""]`.
+
+        Args:
+            reply: the values, one for each field.
+            entry: for messages: the id of the history's entry that they are from.
 
         Raises:
             DecodeError: naming record, field and what was found.
@@ -223,15 +232,19 @@ class Layout:
         except _NO_SUCH_VALUE:
             if not any(value is not None for value in reply):
                 return None
-            raise self._damage(reply) from None
+            raise self._damage(reply, entry) from None
         return trame if trame[1] else None
 
-    def _damage(self, reply: Sequence[bytes | None]) -> DecodeError:
+    def _damage(self, reply: Sequence[bytes | None], entry: str) -> DecodeError:
         field, value = self._first_damaged(reply)
         found = "nothing" if value is None else repr(value if len(value) <= 60 else value[:57] + b"...")
+        key, look = self.key, f"hgetall '{self.key}'"
+        if entry:
+            key, look = self.history_key, f"xrange '{self.history_key}' {entry} {entry}"
+        where = f"record {self.record.name}{f', entry {entry}' if entry else ''}, field {field.name!r}"
         return DecodeError(
-            f"record {self.record.name}, field {field.name!r}: found {found} in the key {self.key}, expected "
-            f"{field.type_text()}: another program wrote it; see who with `redis-cli hgetall '{self.key}'`"
+            f"{where}: found {found} in the key {key}, expected {field.type_text()}: another program wrote it; "
+            f"see who with `redis-cli {look}`"
         )
 
     def _first_damaged(self, reply: Sequence[bytes | None]) -> tuple[Field, bytes | None]:
@@ -242,16 +255,24 @@ class Layout:
                 break
         return self.record.fields[position], reply[position]
 
-    def decode_entry(self, fields: Sequence[bytes]) -> Any:
+    def decode_entry(self, fields: Sequence[bytes], identity: str) -> Any:
         """Return the trame that an entry of the record's history holds: names and values, one after the other.
 
         Fields that were described after the entry was written have their default.
+
+        Raises:
+            DecodeError: naming record, entry, field and what was found.
         """
         values = dict(zip(fields[::2], fields[1::2]))
         row = [values.get(field.name.encode()) for field in self.record.fields]
+        if None in row[:2] or not row[1]:
+            raise DecodeError(
+                f"record {self.record.name}, entry {identity} of the key {self.history_key}: found {str(values):.60}, "
+                "expected a trame with ts and sender: another program wrote it"
+            )
         if None in row:
             row = [default if value is None else value for value, default in zip(row, self.encode(self.defaults()))]
-        return self.decode(row)
+        return self.decode(row, identity)
 
 
 def _shown(value: Any) -> str:

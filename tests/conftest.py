@@ -6,13 +6,14 @@ Servers are real. `server` runs a test once on each kind that this machine has; 
 import multiprocessing.resource_tracker
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 from leaks import Snapshot, set_mark
+from programs import Program
 from proxy import Proxy
 from servers import EXECUTABLES, OwnServer, empty, short_folder
 from shareddata import SharedMemory
@@ -132,6 +133,20 @@ def proxy() -> Iterator[Callable[..., Proxy]]:
 
     def make(target: str, socket_path: str | None = None) -> Proxy:
         made.append(Proxy(target, socket_path))
+        return made[-1]
+
+    yield make
+    for each in reversed(made):
+        each.close()
+
+
+@pytest.fixture
+def program() -> Iterator[Callable[..., Program]]:
+    """Run Python in another process: `program(code, *args, env=None)`; see `programs.Program`."""
+    made: list[Program] = []
+
+    def make(code: str, *args: object, env: Mapping[str, str | None] | None = None) -> Program:
+        made.append(Program(code, *args, env=env))
         return made[-1]
 
     yield make

@@ -75,10 +75,11 @@ def test_parts_are_found_in_wheel_and_checkout(installed: Path, tmp_path: Path) 
     assert {"__init__.py", "SOURCES.md"} < set(in_wheel["recordings"]) <= set(in_checkout["recordings"])
 
 
-def test_demo_runs_without_a_server_on_the_machine(installed: Path, tmp_path: Path) -> None:
+def test_demo_runs_without_a_server_on_the_machine(installed: Path, short_path: Path) -> None:
     """PATH is the environment's alone: no redis-server, no terminal, no variable of ours."""
-    shown = run(installed / "shareddata", "demo", cwd=tmp_path, PATH=str(installed), HOME=str(tmp_path))
+    alone = {"PATH": str(installed), "HOME": str(short_path), "TMPDIR": str(short_path)}
+    shown = run(installed / "shareddata", "demo", cwd=short_path, **alone)
     assert "\x1b" not in shown, "not a terminal: plain lines"
-    assert "BATTERY__measures" in shown
-    assert "GPS" in shown
-
+    for record in ("BATTERY__measures", "GPS__position", "HOST__load"):
+        assert record in shown
+        assert list(short_path.rglob(f"*_{record}.csv")), f"no CSV log of {record}"

@@ -1,0 +1,223 @@
+"""A demonstration: a private server, handlers on recorded devices, live records; nothing of it stays running.
+
+It knows which handlers and recordings there are, and how programs are started and ended together; it must not know how
+records are shown. Invariants:
+
+1. However the demonstration ends, also by SIGKILL, its programs end: a guard waits for the end of a pipe that only this
+   program holds open, and then ends their process group. The server does the same for itself.
+2. It counts as done only if data of each handler were seen in the shared memory while all of them ran.
+3. What remains are the logs: a CSV file for each record and the messages of each program.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from importlib.resources import as_file, files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from shareddata import server
+from shareddata.datadict import DataDict
+from shareddata.errors import SharedDataError
+from shareddata.memory import SharedMemory
+
+Show = Callable[[SharedMemory, Sequence[str], float], None]
+"""Shows the records of these names for so many seconds."""
+
+_FIRST_DATA = 15.0  # seconds within which each handler must have written
+_GRACE = 2.0  # seconds that programs have to end by themselves
+_FLAG = "DEMO_INIT"
+_SHOWN = ("BATTERY__measures", "GPS__position", "GPS__motion", "GPS__fix", "HOST__load", "HOST__memory")
+
+# Ends its process group when its standard input ends; a hanging member is killed.
+_GUARD = "trap '' TERM; cat >/dev/null; kill -TERM 0; sleep 1; kill -KILL 0"
+
+
+class Device(NamedTuple):
+    """A device that is demonstrated: its handler, and the record that shows that it works."""
+
+    handler: str
+    record: str
+    recording: str = ""
+    baudrate: int = 0
+
+
+DEVICES = (
+    Device("hdl_battery", "BATTERY__measures", "victron-vedirect/bvm702.dump", 19200),
+    Device("hdl_gps", "GPS__position", "gpsd/nmea-rtk.log", 4800),
+    Device("hdl_host", "HOST__load"),
+)
+
+
+class Troupe:
+    """Programs that end together: with this block, or with this program, however it ends. A context manager.
+
+    Args:
+        folder: where each program's messages go, `NAME.log`.
+        environ: their environment.
+    """
+
+    def __init__(self, folder: Path, environ: dict[str, str]) -> None:
+        self._folder = folder
+        self._environ = environ
+        self._programs: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        self._guard = subprocess.Popen(["/bin/sh", "-c", _GUARD], stdin=subprocess.PIPE, process_group=0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ask all to end, wait, and end what is left."""
+        group = self._guard.pid
+        os.killpg(group, signal.SIGTERM)  # the guard itself does not mind
+        deadline = time.monotonic() + _GRACE
+        for program in self._programs.values():
+            try:
+                program.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                break
+        os.killpg(group, signal.SIGKILL)
+        for program in (*self._programs.values(), self._guard):
+            program.wait()
+        for pipe in (self._guard.stdin, *(program.stdout for program in self._programs.values())):
+            if pipe is not None:
+                pipe.close()
+
+    def start(self, name: str, *arguments: str, answer: bool = False) -> str:
+        """Start a module of the package as a program.
+
+        Args:
+            name: the program's name, for its log.
+            arguments: of `python -m`.
+            answer: wait for the first line that it prints, and return it.
+
+        Raises:
+            SharedDataError: it ended without printing one.
+        """
+        with (self._folder / f"{name}.log").open("ab") as log:
+            program = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if answer else log,
+                stderr=log,
+                env=self._environ,
+                process_group=self._guard.pid,
+            )
+        self._programs[name] = program
+        line = program.stdout.readline() if program.stdout else b""
+        if answer and not line:
+            program.wait()
+            self.check()
+        return line.decode().strip()
+
+    def check(self) -> None:
+        """Check that all programs run.
+
+        Raises:
+            SharedDataError: one has ended; with its last messages.
+        """
+        for name, program in self._programs.items():
+            if program.poll() is not None:
+                raise SharedDataError(f"{name} ended with code {program.returncode}: {self.last_messages(name)}")
+
+    def last_messages(self, name: str) -> str:
+        """Return the end of a program's log."""
+        lines = (self._folder / f"{name}.log").read_text(errors="replace").splitlines()
+        return " | ".join(lines[-4:]) or "it said nothing"
+
+
+def devices() -> list[Device]:
+    """Return the devices that can be demonstrated on this machine: without psutil not the machine itself."""
+    return [device for device in DEVICES if device.handler != "hdl_host" or find_spec("psutil")]
+
+
+def run(show: Show, say: Callable[[str], None], *, seconds: float = 8.0, logs: str | Path | None = None) -> Path:
+    """Run the demonstration.
+
+    Args:
+        show: shows the live records.
+        say: tells the user what is going on, a line at a time.
+        seconds: how long the records are shown.
+        logs: the folder for the logs; a new one in the temporary folder if None.
+
+    Returns:
+        The folder with the logs.
+
+    Raises:
+        SharedDataError: the server or a handler did not start, or its data were not seen; with its last messages.
+
+    Redis: as `SharedMemory.init` and `DataDict.read`.
+    """
+    folder = Path(logs).absolute() if logs else Path(tempfile.mkdtemp(prefix="shareddata-demo-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    environ = {name: value for name, value in os.environ.items() if name != "LOGFILE"}
+    environ |= {"LOGDIR": str(folder), "INIT_MSG": _FLAG}
+    with ExitStack() as stack:
+        data = stack.enter_context(tempfile.TemporaryDirectory(prefix="shareddata-"))
+        running = stack.enter_context(server.Server(data))
+        troupe = stack.enter_context(Troupe(folder, environ))
+        shm = stack.enter_context(SharedMemory(url=running.url))
+        shm.init(*descriptions(), flag=_FLAG)
+        say(f"A private server runs at {running.url}, with {len(shm.names())} records.")
+        chosen = devices()
+        for device in chosen:
+            _start(device, troupe, running.url, stack)
+        if len(chosen) < len(DEVICES):
+            say("Without hdl_host: it needs psutil (pip install 'shareddata[hardware]').")
+        begin = time.time()
+        _await_data(shm, troupe, chosen, 0.0, _FIRST_DATA)
+        say(f"Live after {time.time() - begin:.1f} s: {', '.join(device.handler for device in chosen)}.")
+        show(shm, [name for name in _SHOWN if _of(chosen, name)], seconds)
+        _await_data(shm, troupe, chosen, time.time() - max(seconds, 3.0), 3.0)
+    return folder
+
+
+def descriptions() -> list[dict[str, object]]:
+    """Return the descriptions that the package carries."""
+    found = sorted(files("shareddata.descriptions").iterdir(), key=lambda each: each.name)
+    return [json.loads(each.read_text("utf-8")) for each in found if each.name.endswith(".json")]
+
+
+def _start(device: Device, troupe: Troupe, url: str, stack: ExitStack) -> None:
+    """Start a handler, and before it the recording that it reads."""
+    arguments = ["-u", url, "-i", "INIT_MSG", "-a", device.handler.upper()]
+    if device.recording:
+        path = stack.enter_context(as_file(files("shareddata.recordings").joinpath(*device.recording.split("/"))))
+        speed = str(device.baudrate)
+        line = troupe.start(
+            f"play_{device.handler[4:]}", "shareddata.play", str(path), "--loop", "-b", speed, answer=True
+        )
+        arguments += ["-s", line]
+    troupe.start(device.handler, f"shareddata.apps.{device.handler}", *arguments)
+
+
+def _await_data(shm: SharedMemory, troupe: Troupe, chosen: Sequence[Device], since: float, wait: float) -> None:
+    """Wait until each device's record was written after a time.
+
+    Raises:
+        SharedDataError: a program ended, or a record was not written; with the handler's last messages.
+    """
+    deadline = time.monotonic() + wait
+    with DataDict("shareddata demo", shm) as dd:
+        dd.set_datas_to_read([device.record for device in chosen])
+        while True:
+            troupe.check()
+            missing = [device for device, trame in zip(chosen, dd.next()) if trame is None or trame.ts <= since]
+            if not missing:
+                return
+            if time.monotonic() > deadline:
+                handler, record, *_ = missing[0]
+                raise SharedDataError(f"{handler} wrote no {record} in {wait:g} s: {troupe.last_messages(handler)}")
+            time.sleep(0.02)
+
+
+def _of(chosen: Sequence[Device], name: str) -> bool:
+    """Tell whether a record is one of these devices'."""
+    return any(device.record.partition("__")[0] == name.partition("__")[0] for device in chosen)
