@@ -120,6 +120,7 @@ class Connection:
         self.guarded: bytes | None = None
         self.heard = 0.0
         self._clock_offset: int | None = None
+        self._close_socket: Callable[[], object] = lambda: None
         self._away = False
         self._harmless = False
         self._ready: Callable[[int], list[Any]] = _closed
@@ -165,6 +166,7 @@ class Connection:
     def _open_once(self, timeout: float) -> None:
         sock = self.address.open(timeout, self._name)
         self._sock = sock
+        self._close_socket = weakref.finalize(self, sock.close)  # also of a connection that is forgotten
         self._reader = hiredis.Reader()
         poll = select.poll()
         poll.register(sock, select.POLLIN)
@@ -192,11 +194,10 @@ class Connection:
 
     def close(self) -> None:
         """Close the socket; nothing is sent. The next call opens a new one."""
-        sock, self._sock = self._sock, None
+        self._sock = None
         self._ready = _closed
         self.invalidated = True
-        if sock is not None:
-            sock.close()
+        self._close_socket()
 
     def refresh_epoch(self) -> bytes | None:
         """Ask for the epoch, and be told when it changes again.
@@ -216,18 +217,22 @@ class Connection:
     def settle(self) -> None:
         """Take what arrived by itself; open the connection if it is closed, by us or by the server.
 
+        # a connection that is forgotten closes its socket, too
+        The first call that finds the server gone waits for it up to the time-out; later ones try once, until it is back.
+
         Raises:
             ServerUnreachable, ServerTimeout, ServerRefused, ServerSetupError: nothing was sent.
         """
         if not self._ready(0):
             return
+        away = self._away
         if self._sock is not None:
             try:
                 self._take()
             except ServerUnreachable:
                 pass  # it was idle: nothing is lost, and what follows opens a new one
         if self._sock is None:
-            self.open()
+            self.open(0.0 if away else None)
 
     def wait(self, seconds: float) -> bool:
         """Wait until something arrives by itself, and take it.
@@ -497,6 +502,6 @@ class Connection:
         """Close the connection and raise; the first time since it was open, say so in the log."""
         if self._sock is not None and not self._away:
             self._away = True
-            log.warning("%s: the server went: %s", self.address.shown, error)
+            log.warning("the server went: %s", error)
         self.close()
         raise error

@@ -64,7 +64,7 @@ class CsvLog:
         self.path: Path | None = None
         self.rows = 0
         self.lost = 0
-        self._writer = csv.writer(self, lineterminator="\n")
+        self._writer = csv.writer(self)
         self._try(self._create)
 
     def row(self, values: Sequence[Any]) -> None:
@@ -85,7 +85,7 @@ class CsvLog:
 
     def write(self, text: str) -> None:
         """Put one finished row into the file, whole or not at all (called by csv.writer)."""
-        data = text.encode()
+        data = text.removesuffix("\r\n").encode() + b"\n"
         try:
             written = os.write(self._file, data)
             if written < len(data):
@@ -136,6 +136,7 @@ class CsvLog:
                 file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         except OSError:
             self.close()
+            self.path = None
             path.unlink()
             raise
 

@@ -14,7 +14,7 @@ from typing import Any
 from shareddata.codec import plain
 from shareddata.csvlog import CsvLog
 from shareddata.errors import FieldError
-from shareddata.wire import Layout
+from shareddata.wire import Layout, shown
 
 LONGEST_EXPIRE = 1e9
 """Seconds after which a record may expire at the latest: some thirty years."""
@@ -128,7 +128,9 @@ class Data:
         ts, sender, expire = rest.pop("ts", self.ts), rest.pop("sender", self.sender), rest.pop("expire", None)
         expire = plain(expire)
         if expire is not None and (type(expire) not in (int, float) or not 0 < expire <= LONGEST_EXPIRE):
-            raise FieldError(f"record {self.name}: expire is {expire!r}, expected seconds, up to {LONGEST_EXPIRE:g}")
+            raise FieldError(
+                f"record {self.name}: expire is {shown(expire)}, expected seconds, up to {LONGEST_EXPIRE:g}"
+            )
         row = list(values) + list(self._values[2 + len(values) :])
         positions = {f.name: i for i, f in enumerate(fields)}
         for name, value in rest.items():

@@ -127,6 +127,7 @@ class Listener:
         while connection.connected and not self._woken():
             if not connection.wait(max(0.0, silent_at - time.monotonic())):
                 break
+        connection.open()
         connection.settle()
         if connection.epoch_news:
             self._shm.recheck(connection, self._group.layouts)

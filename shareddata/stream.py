@@ -106,6 +106,7 @@ class Follower:
         while not self._buffer:
             over = end is not None and time.monotonic() >= end
             try:
+                self._connection.open()
                 self._connection.settle()
                 if self._connection.epoch_news:
                     self._shm.recheck(self._connection, [self._layout])

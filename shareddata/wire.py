@@ -178,7 +178,7 @@ class Layout:
         field = self.record.fields[position]
         reason = f" ({error})" if str(error) else ""
         return FieldError(
-            f"record {self.record.name}, field {field.name!r}: {_shown(value)} is {type(value).__name__}, "
+            f"record {self.record.name}, field {field.name!r}: {shown(value)} is {type(value).__name__}, "
             f"expected {field.type_text()}{reason}"
         )
 
@@ -275,7 +275,8 @@ class Layout:
         return self.decode(row, identity)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value for a message: its repr, shortened; whatever it is."""
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001  a value's own __repr__ may raise anything, an int of 5000 digits does
