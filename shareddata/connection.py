@@ -217,8 +217,7 @@ class Connection:
     def settle(self) -> None:
         """Take what arrived by itself; open the connection if it is closed, by us or by the server.
 
-        # a connection that is forgotten closes its socket, too
-        The first call that finds the server gone waits for it up to the time-out; later ones try once, until it is back.
+        The first call that finds the server gone waits for it up to the time-out; later ones try once until it is back.
 
         Raises:
             ServerUnreachable, ServerTimeout, ServerRefused, ServerSetupError: nothing was sent.
