@@ -232,7 +232,7 @@ def set_(where: Where, name: str, assignment: str, app_name: str = "shareddata s
             (data,) = dd.set_datas_to_write([name])
             data.set(**values)
             dd.flush()
-            print(table.line(table.View(record, data.values)))
+        print(table.line(watch.snapshot(shm, [name])[0]))
 
 
 def _parse(record: Record, field: Field, text: str) -> object:
@@ -416,9 +416,9 @@ def _tcp(port: int | None, bind: str | None) -> list[str]:
 
 def _foreground(folder: Path, fsync: str, options: Sequence[str]) -> int:
     with server.Server(folder, fsync=fsync, options=options) as running:
-        print(f"{running.url}: started, its data are in {running.folder}", flush=True)
         signals = {signal.SIGTERM, signal.SIGINT}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # after the start: the server must not inherit it
+        print(f"{running.url}: started, its data are in {running.folder}", flush=True)
         while not running.ended():
             if signal.sigtimedwait(signals, 0.5):
                 return 0
