@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shareddata import datadesc
+from shareddata import descfile
 from shareddata.datadesc import Field
 from shareddata.table import (
     View,
@@ -27,7 +27,7 @@ from shareddata.table import (
     width_of,
 )
 
-TANK = datadesc.parse_record(
+TANK = descfile.parse_record(
     "TANK__measures",
     {
         "max_age": 2.0,
@@ -37,7 +37,7 @@ TANK = datadesc.parse_record(
         ],
     },
 )  # fmt: skip
-WAVE = datadesc.parse_record(
+WAVE = descfile.parse_record(
     "WAVE",
     [
         ["ts", 0.0],
@@ -48,7 +48,7 @@ WAVE = datadesc.parse_record(
 )
 
 
-def view(record: datadesc.Record = TANK, rate: float | None = None, **values: Any) -> View:
+def view(record: descfile.Record = TANK, rate: float | None = None, **values: Any) -> View:
     return View(record, record.trame._make(record.defaults())._replace(**{"sender": "ME"} | values), rate=rate)
 
 
