@@ -50,12 +50,10 @@ class Address:
                 "or embedded:///folder"
             )
         self._url = url
-        self.database = int(self._arguments().get("db") or 0) if not self._folder else 0
-
-    @property
-    def local(self) -> bool:
-        """Whether everybody who uses this address is on this machine."""
-        return not self._url.startswith(("redis:", "rediss:"))
+        arguments = {} if self._folder else self._arguments()
+        if scheme == "unix" and not arguments.get("path"):
+            raise ServerSetupError(f"{self.shown!r} names no socket: write unix:///path/to/socket")
+        self.database = int(arguments.get("db") or 0)
 
     def _arguments(self, url: str = "") -> dict[str, Any]:
         try:
@@ -100,14 +98,14 @@ class Address:
         """Return our error for one of redis-py's, met while connecting: nothing of the caller's was sent."""
         text = str(error)
         if isinstance(error, redis.exceptions.AuthenticationError | redis.exceptions.ResponseError):
-            return refusal(text, self.shown)
+            return refusal(text, self.shown, code=_login_code(error, text))
         if isinstance(error, redis.exceptions.TimeoutError | TimeoutError):
             return ServerTimeout(
                 f"{self.shown}: the server is silent: is it stopped, or the link cut? Nothing was sent"
             )
         if isinstance(error, TypeError | ValueError):
             return ServerSetupError(f"{self.shown}: {text}: see the reference for what an address may hold")
-        if "certificate" in text.lower() or "ssl" in text.lower():
+        if self._url.startswith("rediss:") and ("certificate" in text.lower() or "ssl" in text.lower()):
             return ServerSetupError(f"{self.shown}: TLS failed: {text}: check ssl_ca_certs, ssl_certfile, ssl_keyfile")
         return ServerUnreachable(
             f"{self.shown}: nobody answers ({text}): start a server with `shareddata serve`, or use the address "
@@ -116,11 +114,16 @@ class Address:
 
 
 def _embedded(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ServerSetupError(f"{_without_password(url)!r}: {error}: write embedded:///folder") from None
     options = dict(parse_qsl(parts.query))
     fsync = options.pop("fsync", "everysec")
     if parts.netloc or not parts.path.strip("/") or options or fsync not in ("everysec", "always"):
-        raise ServerSetupError(f"{url!r}: write embedded:///folder or embedded:///folder?fsync=always")
+        raise ServerSetupError(
+            f"{_without_password(url)!r}: write embedded:///folder or embedded:///folder?fsync=always"
+        )
     return unquote(parts.path), fsync
 
 
@@ -166,18 +169,26 @@ _REMEDIES = {
 }
 
 
-def refusal(text: str, where: str, done: str = "") -> ServerError:
+def _login_code(error: Exception, text: str) -> str:
+    """Return the server's code for an error of the login: redis-py takes it off the text."""
+    if "already authenticated" in text or "Authentication required" in text:
+        return "NOAUTH"
+    if isinstance(error, redis.exceptions.AuthenticationError) or "AUTH" in text:
+        return "WRONGPASS"
+    return "NOPERM" if isinstance(error, redis.exceptions.NoPermissionError) else ""
+
+
+def refusal(text: str, where: str, done: str = "", code: str = "") -> ServerError:
     """Return the exception for an error that the server answered.
 
     Args:
         text: the server's words, beginning with its error code.
         where: the address.
         done: what was written all the same, for the message.
+        code: the error code, where the text does not begin with it.
     """
-    code = text.partition(" ")[0]
+    code = code or text.partition(" ")[0]
     if "unknown command" in text or "unknown subcommand" in text:
         return ServerSetupError(f"{where}: the server said: {text}: use Redis 7.0 or Valkey 7.2, or later")
-    if code not in _REMEDIES and ("invalid username-password" in text or "AUTH" in text):
-        code = "WRONGPASS"
     kind, remedy = _REMEDIES.get(code, (ServerRefused, "see the server's log"))
     return kind(f"{where}: the server said: {text}: {remedy}{done}")

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from shareddata import datadesc, demo, scaffold, server, table, watch
+from shareddata import datadesc, demo, descfile, scaffold, server, table, watch
 from shareddata.codec import decoder
 from shareddata.command import Command, UsageError, Where, command
 from shareddata.datadesc import Field, Record
@@ -50,7 +50,7 @@ def init(where: Where, env_init: str | None = None, keep: bool = False, prune: b
     """
     if not files:
         raise UsageError("give at least one data description (a JSON file)")
-    datadesc.load(*files)  # before the server is waited for
+    descfile.load(*files)  # before the server is waited for
     flag = os.environ.get(env_init) if env_init else None
     if env_init and not flag:
         raise NotInitialized(f"the environment variable {env_init} is not set: export {env_init}=NAME_OF_THE_FLAG")
@@ -88,11 +88,11 @@ def check(json: bool = False, *files: str) -> int:
     wrong: dict[str, str] = {}
     for file in dict.fromkeys(files):
         try:
-            found[file] = datadesc.load(file)
+            found[file] = descfile.load(file)
         except DescriptionError as error:
             wrong[file] = str(error)
     try:
-        datadesc.load(*found)  # the same record in two files
+        descfile.load(*found)  # the same record in two files
     except DescriptionError as error:
         wrong[str(error).partition(":")[0]] = str(error)
     if json:
@@ -232,7 +232,7 @@ def set_(where: Where, name: str, assignment: str, app_name: str = "shareddata s
             (data,) = dd.set_datas_to_write([name])
             data.set(**values)
             dd.flush()
-            print(table.line(table.View(record, data.values)))
+        print(table.line(watch.snapshot(shm, [name])[0]))
 
 
 def _parse(record: Record, field: Field, text: str) -> object:
@@ -416,9 +416,9 @@ def _tcp(port: int | None, bind: str | None) -> list[str]:
 
 def _foreground(folder: Path, fsync: str, options: Sequence[str]) -> int:
     with server.Server(folder, fsync=fsync, options=options) as running:
-        print(f"{running.url}: started, its data are in {running.folder}", flush=True)
         signals = {signal.SIGTERM, signal.SIGINT}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # after the start: the server must not inherit it
+        print(f"{running.url}: started, its data are in {running.folder}", flush=True)
         while not running.ended():
             if signal.sigtimedwait(signals, 0.5):
                 return 0

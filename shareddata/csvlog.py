@@ -134,10 +134,12 @@ class CsvLog:
             self._writer.writerow(self._fields)
             with open(sidecar, "x", encoding="utf-8") as file:
                 file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        except OSError:
+        except OSError as error:
             self.close()
             self.path = None
             path.unlink()
+            if not isinstance(error, FileExistsError):  # that one would be another program's
+                sidecar.unlink(missing_ok=True)
             raise
 
     def _make(self, path: Path) -> bool:

@@ -1,10 +1,10 @@
 """The data description: which records there are, and what their fields are.
 
-It knows JSON descriptions and turns them into `Record` and `Field`; it must not know sockets, keys or how values are
-written. Invariants:
+It knows what a declaration may hold and makes `Record` and `Field` of it. It must not know files (`descfile`), sockets,
+keys or how values are written. Invariants:
 
-1. A description is taken whole or not at all: the first mistake is a DescriptionError that names file, line, record,
-   field, what was expected and the remedy.
+1. A declaration is taken whole or not at all: the first mistake is a DescriptionError that names record, field, what
+   was found, what was expected and the remedy.
 2. `ts` (float) and `sender` (str) are the first fields of every record, in that order.
 3. A Record is immutable; `parse_record(record.name, record.as_json()) == record`.
 
@@ -21,10 +21,9 @@ import math
 import re
 import unicodedata
 from collections import namedtuple
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from shareddata.errors import DescriptionError
@@ -46,9 +45,6 @@ DTYPES = (
     *("<f2", "<f4", "<f8", "<c8", "<c16"),
 )
 """The element types of arrays, as numpy writes them (`numpy.dtype(...).str`); single bytes also as `<u1`."""
-
-Source = str | Path | Mapping[str, Any]
-"""A description: the path of a JSON file, or what such a file holds, as a dictionary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,120 +213,6 @@ def check_compatible(running: Record, described: Record) -> None:
             )
 
 
-def load(*sources: Source) -> dict[str, Record]:
-    """Read descriptions from files or dictionaries.
-
-    Args:
-        sources: paths of JSON files, or dictionaries of the same content.
-
-    Returns:
-        The records by name, in the order of the sources.
-
-    Raises:
-        DescriptionError: for the first mistake, with file, line, record, field and remedy; also when two sources
-            describe the same record.
-
-    Redis: none.
-
-        >>> load({"GPS__fix": [["ts", 0.0], ["sender", ""], ["lat", 0.0, {"unit": "deg"}]]})["GPS__fix"].fields[2].unit
-        'deg'
-    """
-    records: dict[str, Record] = {}
-    origin: dict[str, str] = {}
-    for source in sources:
-        where = "description" if isinstance(source, Mapping) else str(source)
-        for record in parse(source):
-            if record.name in records:
-                raise DescriptionError(
-                    f"{where}: record {record.name} is described in {origin[record.name]} already: keep one of them"
-                )
-            records[record.name] = record
-            origin[record.name] = where
-    return records
-
-
-def parse(source: Source) -> Iterator[Record]:
-    """Read the records of one source; see `load`."""
-    if isinstance(source, Mapping):
-        yield from _parse_mapping(source, "description", "")
-        return
-    where = str(source)
-    try:
-        text = Path(source).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DescriptionError(f"{where}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DescriptionError(f"{where}: byte {error.start} is no UTF-8 text: save the file as UTF-8") from None
-    except ValueError as error:
-        raise DescriptionError(f"{where!r}: is no path: {error}") from None
-    try:
-        content = json.loads(text, object_pairs_hook=_pairs)
-    except json.JSONDecodeError as error:
-        raise DescriptionError(f"{where}:{error.lineno}: no valid JSON, column {error.colno}: {error.msg}") from None
-    except _Doubled:
-        path, line = next(_doubled(text))
-        what = f"record {path[0]}" if len(path) == 1 else f"record {path[0]}: {path[-1]!r}"
-        raise DescriptionError(f"{where}:{line}: {what} is given twice: rename or delete one of them") from None
-    except ValueError as error:
-        raise DescriptionError(f"{where}: {error}: a number is too long") from None
-    except RecursionError:
-        raise DescriptionError(f"{where}: nested too deeply to be a description") from None
-    yield from _parse_mapping(content, where, text)
-
-
-class _Doubled(Exception):
-    """A key stands twice in one JSON object."""
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        raise _Doubled
-    return result
-
-
-def _keys(text: str) -> Iterator[tuple[tuple[str, ...], int, set[str]]]:
-    """Yield each key of a JSON text: its path from the top, its line, and the keys before it in its object."""
-    path: list[str] = []
-    before: list[set[str]] = []
-    word, start = "", 0
-    for token in re.finditer(r'"(?:[^"\\]|\\.)*"|[{}\[\]:]', text):
-        if token[0] in "{[":
-            path.append(word)
-            before.append(set())
-        elif token[0] in "}]":
-            path.pop()
-            before.pop()
-        elif token[0] == ":":
-            yield (*path[1:], word), text.count("\n", 0, start) + 1, before[-1]
-            before[-1].add(word)
-        else:
-            word, start = json.loads(token[0], strict=False), token.start()
-
-
-def _doubled(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
-    return ((path, line) for path, line, before in _keys(text) if path[-1] in before)
-
-
-def _line_of(text: str, record: str) -> int:
-    """Return the line in which a record's declaration begins."""
-    return next((line for path, line, _ in _keys(text) if path == (record,)), 1)
-
-
-def _parse_mapping(content: Any, where: str, text: str) -> Iterator[Record]:
-    if not isinstance(content, Mapping):
-        raise DescriptionError(
-            f"{where}: found {_json_type(content)}, expected an object of records: "
-            '{"NAME": [["ts", 0.0], ["sender", ""], ...]}'
-        )
-    for name, declaration in content.items():
-        try:
-            yield parse_record(name, declaration)
-        except DescriptionError as error:
-            line = f":{_line_of(text, str(name))}" if text else ""
-            raise DescriptionError(f"{where}{line}: {error}") from None
-
-
 def parse_record(name: str, declaration: Any) -> Record:
     """Read one record's declaration, in the short or the long form.
 
@@ -345,7 +227,7 @@ def parse_record(name: str, declaration: Any) -> Record:
         _check_options(options, _RECORD_OPTIONS, where)
     if not isinstance(declaration, list | tuple):
         raise DescriptionError(
-            f'{where}: found {_json_type(declaration)}, expected a list of fields like [["ts", 0.0], ["sender", ""]]'
+            f'{where}: found {json_type(declaration)}, expected a list of fields like [["ts", 0.0], ["sender", ""]]'
         )
     fields = tuple(_parse_field(entry, i, where) for i, entry in enumerate(declaration))
     _check_fields(fields, where)
@@ -388,12 +270,12 @@ def _parse_field(entry: Any, position: int, where: str) -> Field:
             f"{where}: a field's name is an identifier, no Python keyword, not 'expire', and begins with no underscore"
         )
     if not isinstance(options, Mapping):
-        raise DescriptionError(f'{where}: options are {_json_type(options)}, expected an object like {{"unit": "V"}}')
+        raise DescriptionError(f'{where}: options are {json_type(options)}, expected an object like {{"unit": "V"}}')
     _check_options(options, _FIELD_OPTIONS, where)
     _check_default(default, where)
-    if name == "ts" and _json_type(default) == "int" and abs(default) < 2**53:
+    if name == "ts" and json_type(default) == "int" and abs(default) < 2**53:
         default = float(default)
-    kind = _TYPE_NAMES.get(_json_type(default), _json_type(default))
+    kind = _TYPE_NAMES.get(json_type(default), json_type(default))
     dtype, shape = _parse_array(options, where)
     if dtype:
         _check_array_default(default, dtype, shape, where)
@@ -409,7 +291,8 @@ def _parse_field(entry: Any, position: int, where: str) -> Field:
     )
 
 
-def _json_type(value: Any) -> str:
+def json_type(value: Any) -> str:
+    """Return the type of a JSON value, as descriptions call it."""
     for kind, name in ((bool, "bool"), (int, "int"), (float, "float"), (str, "str"), (type(None), "null")):
         if isinstance(value, kind):
             return name
@@ -432,7 +315,7 @@ def _check_default(value: Any, where: str) -> None:
         json.dumps(value, ensure_ascii=False).encode()
         _check_keys(value)
     except (TypeError, ValueError, RecursionError) as error:
-        raise DescriptionError(f"{where}: {_json_type(value)} cannot be written: {error}") from None
+        raise DescriptionError(f"{where}: {json_type(value)} cannot be written: {error}") from None
 
 
 def _check_keys(value: Any) -> None:
@@ -498,7 +381,7 @@ def _check_array_default(default: Any, dtype: str, shape: tuple[int, ...], where
             if len(shape) > 1 and not isinstance(item, list | tuple):
                 raise DescriptionError(f"{where}: the default has fewer dimensions than shape says: {list(shape)}")
             _check_array_default(item, dtype, shape[1:], where)
-    elif (_json_type(default) == "bool") != (dtype == "|b1") or not isinstance(default, int | float):
+    elif (json_type(default) == "bool") != (dtype == "|b1") or not isinstance(default, int | float):
         raise DescriptionError(f"{where}: the default {default!r} is no element of an array of {dtype}")
     elif dtype[1] in "iu" and not isinstance(default, int):
         raise DescriptionError(f"{where}: the default {default!r} is no whole number, as {dtype} wants")

@@ -133,13 +133,12 @@ class DataDict:
         return self
 
     def _ask(self) -> list[Any]:
-        group, reader = self._group, self._reader
+        group, reader, self._memory = self._group, self._reader, None
         if group is None:
             raise UnknownData("nothing to read was declared: call set_datas_to_read([...]) first")
         reader.settle()
         if reader.epoch_news:
             self.shm.recheck(reader, group.layouts)
-        self._memory = None
         replies = reader.read(group.request, group.layouts)
         trames = group.decode(replies)
         if not reader.invalidated:

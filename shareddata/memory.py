@@ -18,10 +18,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from shareddata import datadesc
+from shareddata import datadesc, descfile
 from shareddata.address import Address, resolve
 from shareddata.connection import Connection
-from shareddata.datadesc import Record, Source, check_compatible
+from shareddata.datadesc import Record, check_compatible
+from shareddata.descfile import Source
 from shareddata.errors import DecodeError, DescriptionError, NotInitialized, ServerSetupError, UnknownData
 from shareddata.names import FORMAT_VERSION, Names
 from shareddata.wire import Layout, pack, transaction
@@ -273,7 +274,7 @@ class SharedMemory:
 
         Redis: MULTI, DEL, HSET (with keep: HSETNX, HDEL), INCR, SET, EXEC.
         """
-        records = datadesc.load(*sources)
+        records = descfile.load(*sources)
         flag = flag if flag is not None or self.env_init is None else self._flag()
         if flag in records:
             raise DescriptionError(f"the ready flag {flag!r} has a record's name: choose another one")

@@ -409,7 +409,10 @@ class Server:
         if process is None or self._starter != os.getpid():  # a forked child leaves its parent's server alone
             return
         with process:
-            os.killpg(process.pid, how)
+            try:
+                os.killpg(process.pid, how)
+            except ProcessLookupError:
+                pass  # it has ended already, and `ended` has taken note of it
             process.stdin.close()  # type: ignore[union-attr]
             try:
                 _await_end(self.folder, 10)

@@ -242,16 +242,16 @@ def lay_out(views: Sequence[View], width: int, height: int, now: float) -> list[
         height: lines at most.
         now: seconds since 1970.
     """
-    heads = _heads(views, now)
+    alarms = [bool(view.notes(now)) or _outside(view) for view in views]
+    heads = _heads(views, alarms, now)
     shown = len(views) if len(views) < height else max(0, height - 2)
     free = height - 1 - shown - (shown < len(views))
     lines = [Line(clip(heads[0], width), "title")]
-    for view, head in zip(views[:shown], heads[1:]):
+    for view, head, alarm in zip(views[:shown], heads[1:], alarms):
         details = _details(view, width) if view.trame is not None else []
-        alarm = any(each.kind == "alarm" for each in details) or bool(view.notes(now))
         if details and len(details) <= free:
             free -= len(details)
-            lines += [Line(clip(head, width), "record"), *details]
+            lines += [Line(clip(head, width), "alarm" if view.notes(now) else "record"), *details]
         else:
             text = clip(head + _GAP + fields_text(view), width) if details else clip(head, width)
             lines.append(Line(text, "alarm" if alarm else "record"))
@@ -260,12 +260,18 @@ def lay_out(views: Sequence[View], width: int, height: int, now: float) -> list[
     return lines[:height]
 
 
-def _heads(views: Sequence[View], now: float) -> list[str]:
-    """Return the title and each record's own line."""
-    rows = [["RECORD", "SENDER", "AGE", "RATE"]]
-    for view in views:
+def _outside(view: View) -> bool:
+    return view.trame is not None and bool(view.record.out_of_limits(view.trame))
+
+
+def _heads(views: Sequence[View], alarms: Sequence[bool], now: float) -> list[str]:
+    """Return the title and each record's own line, which begins with `!` where something is wrong with it."""
+    rows = [["  RECORD", "SENDER", "AGE", "RATE"]]
+    for view, alarm in zip(views, alarms):
         sender = clean(view.trame.sender) if view.trame is not None and view.written else ""
-        rows.append([view.record.name, sender, age_text(view.age(now)), rate_text(view.rate)])
+        rows.append(
+            [("! " if alarm else "  ") + view.record.name, sender, age_text(view.age(now)), rate_text(view.rate)]
+        )
     notes = [""] + [view.notes(now) for view in views]
     # Ages and rates change all the time: columns of one width, so that nothing jumps.
     widths = [max(width_of(row[i]) for row in rows) for i in (0, 1)]

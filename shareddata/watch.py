@@ -210,7 +210,7 @@ class Screen:
         title = f"{self._title}   {time.strftime('%H:%M:%S', time.gmtime(now))} UTC"
         last = Line(clip(foot, width), "alarm" if watch.trouble else "value")
         lines = [Line(clip(title, width), "value"), *self._last, last]
-        body = "\r\n".join(f"\x1b[2K{self._styled(each)}" for each in lines[:height])
+        body = "\n".join(f"\x1b[2K{self._styled(each)}" for each in lines[:height])
         self._out.write(f"\x1b[H{body}\x1b[J")
         self._out.flush()
 

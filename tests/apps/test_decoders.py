@@ -10,13 +10,13 @@ import pynmea2
 import pytest
 from shareddata.apps import hdl_battery, hdl_gps
 
-from shareddata import datadesc
+from shareddata import descfile
 from shareddata.serialline import NMEA, VEDirect
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"
 TEXT_LOGS = sorted([*(DATA / "gpsd").glob("*.log"), *(DATA / "pynmeagps").glob("*.log")])
-DESCRIBED = datadesc.load(*(ROOT / "datadesc").glob("*.json"))
+DESCRIBED = descfile.load(*(ROOT / "datadesc").glob("*.json"))
 
 
 def close(value):

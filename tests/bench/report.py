@@ -72,6 +72,7 @@ def environment(server: str) -> dict[str, str]:
         "hiredis": importlib.metadata.version("hiredis"),
         "libhiredis": _libhiredis(),
         "machine": f"{cpu or platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+        "load at the end": f"{os.getloadavg()[0]:.1f} (about 1 is this run's own; with more, do not trust the figures)",
     }
 
 

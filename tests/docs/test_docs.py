@@ -10,7 +10,6 @@ from urllib.parse import urlparse
 
 import pytest
 
-from leaks import MARK
 from page_run import run_page
 from pages import ROOT, PageError, all_pages, anchors, links
 from servers import OwnServer
@@ -35,7 +34,7 @@ def reader_environ(folder: Path, url: str) -> dict[str, str]:
         wrapper.write_text(f'#!/bin/sh\nexec {client} -s {shlex.quote(urlparse(url).path)} "$@"\n')
         wrapper.chmod(0o755)
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
-    kept = {name: os.environ[name] for name in ("LANG", "TMPDIR", MARK) if name in os.environ}
+    kept = {name: os.environ[name] for name in ("LANG", "TMPDIR") if name in os.environ}
     return kept | {"PATH": path, "HOME": str(folder), "SHAREDDATA_URL": url, "PYTHONUNBUFFERED": "1", "COLUMNS": "80"}
 
 

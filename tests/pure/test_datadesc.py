@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shareddata import datadesc
-from shareddata.datadesc import DEFAULT_HISTORY, DTYPES, Field, Record, load, parse_record, parse_span
+from shareddata.datadesc import DEFAULT_HISTORY, DTYPES, Field, Record, parse_record, parse_span
+from shareddata.descfile import load
 from shareddata.errors import DescriptionError
 
 ROOT = Path(__file__).parents[2]

@@ -94,7 +94,7 @@ def test_record_of_any_key(space: str, key: str) -> None:
 def test_channel_and_back(key: str, database: int) -> None:
     channel = Names().channel(key, database)
     assert channel == f"__keyspace@{database}__:{key}"
-    assert key_of_channel(channel) == key
+    assert key_of_channel(channel.encode()) == key.encode()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from shareddata import datadesc
+from shareddata import datadesc, descfile
 from shareddata.errors import DescriptionError
 
 SCHEMA = json.loads(files("shareddata").joinpath("datadesc.schema.json").read_text("utf-8"))
@@ -34,7 +34,7 @@ def parses(description: Any) -> bool:
         json.dump(description, file)
         file.flush()
         try:
-            datadesc.load(file.name)
+            descfile.load(file.name)
         except DescriptionError:
             return False
         return True
@@ -121,7 +121,7 @@ def test_what_is_shipped_is_taken() -> None:
         if file.name.endswith(".json"):
             description = json.loads(file.read_text("utf-8"))
             VALIDATOR.validate(description)
-            long_forms = {record.name: record.as_json() for record in datadesc.load(description).values()}
+            long_forms = {record.name: record.as_json() for record in descfile.load(description).values()}
             VALIDATOR.validate(json.loads(json.dumps(long_forms)))
 
 

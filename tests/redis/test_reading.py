@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -66,6 +67,15 @@ def test_fresh_asks_always(dd: DataDict, client: redis.Redis) -> None:
     assert calls(client, "exec") - before == 20
 
 
+def other(c: redis.Redis) -> str:
+    """Make a copy of LEFT with another number, and return its key."""
+    c.hset("X", mapping=c.hgetall("LEFT") | {b"number": b"2"})
+    return "X"
+
+
+FUNCTION = """#!lua name=t
+redis.register_function('f', function(keys) return redis.call('HSET', keys[1], 'number', '2') end)
+"""
 CHANGES: dict[str, Callable[[redis.Redis], Any]] = {
     "hset": lambda c: c.hset("LEFT", "number", "2"),
     "hset of the last": lambda c: c.hset("RIGHT", "number", "2"),
@@ -78,21 +88,12 @@ CHANGES: dict[str, Callable[[redis.Redis], Any]] = {
     "flushall": lambda c: c.flushall(),
     "flushdb": lambda c: c.flushdb(),
     "renamed away": lambda c: c.rename("LEFT", "ELSEWHERE"),
-    "renamed onto": lambda c: (c.hset("X", mapping=c.hgetall("LEFT") | {b"number": b"2"}), c.rename("X", "LEFT")),
-    "copied onto": lambda c: (c.hset("X", mapping=c.hgetall("LEFT") | {b"number": b"2"}), c.copy("X", "LEFT", None, True)),
-    "restored": lambda c: (
-        c.hset("X", mapping=c.hgetall("LEFT") | {b"number": b"2"}),
-        c.restore("LEFT", 0, c.dump("X"), replace=True),
-    ),
+    "renamed onto": lambda c: c.rename(other(c), "LEFT"),
+    "copied onto": lambda c: c.copy(other(c), "LEFT", None, True),
+    "restored": lambda c: c.restore("LEFT", 0, c.dump(other(c)), replace=True),
     "moved away": lambda c: c.move("LEFT", 1),
     "by a script": lambda c: c.eval("return redis.call('HSET', KEYS[1], 'number', '2')", 1, "LEFT"),
-    "by a function": lambda c: (
-        c.function_load(
-            "#!lua name=t\nredis.register_function('f', function(k) return redis.call('HSET', k[1], 'number', '2') end)",
-            True,
-        ),
-        c.fcall("f", 1, "LEFT"),
-    ),
+    "by a function": lambda c: (c.function_load(FUNCTION, True), c.fcall("f", 1, "LEFT")),
 }
 
 
@@ -168,7 +169,8 @@ def test_another_datadict_of_the_program_reads_it_at_once(dd: DataDict, eventual
         for number in range(300):
             left.set(number, "")
             writer.flush()
-            eventually(lambda: dd.next()[0].number == number, AT_ONCE, "the value that was flushed", interval=0.0)
+            seen = partial(lambda expected: dd.next()[0].number == expected, number)
+            eventually(seen, AT_ONCE, "the value that was flushed", interval=0.0)
 
 
 def test_what_a_program_does_with_a_trame_stays_in_it(shm: SharedMemory) -> None:

@@ -156,7 +156,8 @@ def test_a_key_of_another_type_is_refused_and_what_was_written_is_listed(
     left.set(1, "")
     right.set(1, "")
     alone.set(1)
-    with pytest.raises(ServerRefused, match=f"record {wrong[:4].rstrip(':')}.*WRONGTYPE.*done all the same.*ALONE") as refused:
+    where = wrong.partition(":")[0]
+    with pytest.raises(ServerRefused, match=f"{where}.*WRONGTYPE.*done all the same.*ALONE") as refused:
         dd.flush()
     assert not refused.value.outcome_unknown
     assert client.hget("ALONE", "number") == b"1"
@@ -212,8 +213,8 @@ def test_numbers_read_back_exactly(shm: SharedMemory, client: redis.Redis) -> No
     with DataDict("writer", shm) as dd:
         (data,) = dd.set_datas_to_write(["R"])
         dd.set_datas_to_read(["R"])
-        for f, i, b in [(0.1, 2**63, True), (-0.0, -(2**70), False), (5e-324, 0, True), (1.7976931348623157e308, 1, False),
-                        (float("inf"), 10**300, True), (1, 2, True)]:
+        for f, i, b in [(0.1, 2**63, True), (-0.0, -(2**70), False), (5e-324, 0, True),
+                        (1.7976931348623157e308, 1, True), (float("inf"), 10**300, True), (1, 2, False), (1, 2, True)]:
             data.set(f, i, b)
             dd.flush()
             (trame,) = dd.read(fresh=True)

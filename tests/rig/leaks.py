@@ -3,12 +3,17 @@
 It knows the process table of Linux (`/proc`); elsewhere only threads are watched. Invariants:
 
 1. Only what is new since `Snapshot()` counts.
-2. Orphans count too: every process that a test starts inherits a mark in its environment, so a daemon that outlives its
-   starter is found although it is nobody's child any more.
+2. Orphans count too: every process that a test starts inherits a mark, so a daemon that outlives its starter is found
+   although it is nobody's child any more.
+
+The mark is an odd resource limit, that of POSIX message queues, which nobody here uses. A variable in the environment
+would not do: a server that writes its title over its arguments writes over the environment too.
 """
 
 import gc
 import os
+import re
+import resource
 import signal
 import sys
 import threading
@@ -16,14 +21,17 @@ import time
 from pathlib import Path
 
 LINUX = sys.platform == "linux"
-MARK = "SHAREDDATA_TESTS"
 # Files that a library opens once and keeps: counters of the machine, time zones, the cache of the tests themselves.
 KEPT = ("/proc/", "/sys/", "/dev/null", "/dev/urandom", "/usr/share/zoneinfo")
+_LIMIT = re.compile(r"^Max msgqueue size +(\S+)", re.MULTILINE)
 
 
 def set_mark() -> None:
-    """Mark this process's environment, and so its descendants', wherever they end up."""
-    os.environ[MARK] = str(os.getpid())
+    """Mark this process, and so its descendants, wherever they end up."""
+    if LINUX:
+        highest = resource.getrlimit(resource.RLIMIT_MSGQUEUE)[1]
+        mark = 100_000 + os.getpid() % 600_000
+        resource.setrlimit(resource.RLIMIT_MSGQUEUE, (mark, highest))
 
 
 def processes() -> set[int]:
@@ -35,13 +43,17 @@ def ours(pid: int) -> str | None:
     """Return the command line of a running process that descends from this one, else None."""
     process = Path(f"/proc/{pid}")
     try:
-        state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
-        marked = f"{MARK}={os.environ[MARK]}\0".encode() in (process / "environ").read_bytes()
-        if state == "Z" or not (marked or int(parent) == os.getpid()):
+        state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        if state == "Z" or _mark(process) != _mark(Path("/proc/self")):
             return None
         return (process / "cmdline").read_text().replace("\0", " ").strip()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None  # it ended meanwhile, or is another user's
+
+
+def _mark(process: Path) -> str:
+    found = _LIMIT.search((process / "limits").read_text())
+    return found[1] if found else ""
 
 
 def open_files() -> dict[tuple[int, str], str]:
@@ -89,6 +101,14 @@ class Snapshot:
         return leaked
 
     def end_processes(self) -> None:
-        """End the processes that leaked, so that nothing outlives the tests."""
-        for pid in self.new_processes():
-            os.kill(pid, signal.SIGKILL)
+        """End the descendants that are new: by SIGTERM, and after five seconds by SIGKILL."""
+        for number, patience in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+            for pid in self.new_processes():
+                for each in (number, signal.SIGCONT):
+                    try:
+                        os.kill(pid, each)
+                    except ProcessLookupError:
+                        break  # it ended meanwhile
+            deadline = time.monotonic() + patience
+            while self.new_processes() and time.monotonic() < deadline:
+                time.sleep(0.01)

@@ -14,15 +14,13 @@ import re
 import select
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
 
-import psutil
-
+from leaks import Snapshot
 from pages import RUN, Block, PageError, blocks
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -76,6 +74,7 @@ class Reader:
         self._control = folder / ".page"  # commands and their output, out of the page's sight
         self._control.mkdir()
         self._count = 0
+        self._before = Snapshot()
         self._shell: subprocess.Popen[str] | None = None
         self._python: subprocess.Popen[str] | None = None
         self._answers: dict[int, int] = {}
@@ -180,34 +179,17 @@ class Reader:
         self._shell.stdin.write("set -m\n")
 
     def close(self) -> None:
-        """End the shell, the Python and every process of theirs."""
-        for process in (self._shell, self._python):
-            if process is not None:
-                assert process.stdin is not None
-                process.stdin.close()
-                end_session(process.pid)
-                process.wait(5)
-                os.close(self._answers.pop(process.pid))
+        """End the shell, the Python and every process of theirs, daemons too."""
+        started = [process for process in (self._shell, self._python) if process is not None]
+        self._before.end_processes()
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(5)
+            os.close(self._answers.pop(process.pid))
         self._shell = self._python = None
 
 
 def indented(text: str) -> str:
     """Return output set off from what is said about it."""
     return textwrap.indent(text.rstrip(), "    ")
-
-
-def end_session(leader: int) -> None:
-    """End every process of the session that `leader` began: first by SIGTERM, after five seconds by SIGKILL."""
-    members = []
-    for process in psutil.process_iter():
-        try:
-            if os.getsid(process.pid) == leader:
-                members.append(process)
-        except ProcessLookupError:
-            continue  # it ended meanwhile
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for process in members:
-            if process.is_running():
-                process.send_signal(number)
-                process.send_signal(signal.SIGCONT)
-        _, members = psutil.wait_procs(members, timeout=5)

@@ -35,7 +35,7 @@ class Program:
 
     def __init__(self, code: str, *args: object, env: Mapping[str, str | None] | None = None) -> None:
         environment = {**os.environ, **(env or {})}
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by close()
         self._buffer = b""
         self.process = subprocess.Popen(
             [sys.executable, "-c", PRELUDE + textwrap.dedent(code), *map(str, args)],
