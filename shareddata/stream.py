@@ -225,7 +225,7 @@ class Extent(NamedTuple):
 class Numbered:
     """A stream whose writer numbers its entries: ids `<number>-0`, from 1 on, each once, with durable cursors.
 
-    A cursor is the last-delivered id of a consumer group: it is as durable as the entries, and trimming can wait for it.
+    A cursor is the last-delivered id of a consumer group: as durable as the entries, and trimming can wait for it.
 
     Args:
         connection: of one thread of this program.

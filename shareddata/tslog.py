@@ -303,8 +303,8 @@ class TSLog:
                 self._retry_at = time.monotonic() + _RETRY_EVERY
         if len(self._pending) >= MOST_PENDING:
             raise ServerUnreachable(
-                f"{self._shm.url}, log {self.name}: the server is away and {len(self._pending)} records wait in memory, "
-                "as many as it may hold: stop storing, or log into an embedded:// server and forward it"
+                f"{self._shm.url}, log {self.name}: the server is away and {len(self._pending)} records wait, as many "
+                "as memory may hold: stop storing, or log into an embedded:// server and forward it"
             )
 
     def _commit(self) -> None:
@@ -396,8 +396,8 @@ class TSLog:
         ours = self._pending[: last - self._committed]
         if [(tag, data) for _, tag, data in there] != ours:
             raise WriterConflict(
-                f"{self._shm.url}, log {self.name}: the records from {self._committed + 1} on are not the ones that this "
-                "program stored: another program writes this log; run one writer only"
+                f"{self._shm.url}, log {self.name}: the records from {self._committed + 1} on are not those that "
+                "this program stored: another program writes this log; run one writer only"
             )
         self._held.extend(ours)
         del self._pending[: len(ours)]
