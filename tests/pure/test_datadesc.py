@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shareddata import datadesc
@@ -228,6 +228,7 @@ def test_there_and_back(name: str, declaration: Any) -> None:
     assert repr(load({name: json.loads(text)})) == repr({name: parsed})
 
 
+@settings(max_examples=100)
 @given(st.dictionaries(NAMES, declarations(), max_size=4))
 def test_a_file_says_the_same_as_a_dictionary(
     tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]
