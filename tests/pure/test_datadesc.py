@@ -296,7 +296,7 @@ S = '["ts", 0.0], ["sender", ""]'
 FILES = [
     ("empty", "", ":1: no valid JSON, column 1: Expecting value"),
     ("blank", "\n\n  ", ":3: no valid JSON, column 3: Expecting value"),
-    ("comma", '{\n"A": [%s],\n}', ":3: no valid JSON, column 1: "),
+    ("comma", '{\n"A": [%s],\n}', ":[23]: no valid JSON, column [0-9]+: "),  # 3.13 names the comma
     (
         "quote",
         '{\n"A": [["ts, 0.0]]}',
