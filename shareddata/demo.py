@@ -37,8 +37,15 @@ _GRACE = 2.0  # seconds that programs have to end by themselves
 _FLAG = "DEMO_INIT"
 _SHOWN = ("BATTERY__measures", "GPS__position", "GPS__motion", "GPS__fix", "HOST__load", "HOST__memory")
 
-# Ends its process group when its standard input ends; a hanging member is killed.
-_GUARD = "trap '' TERM; cat >/dev/null; kill -TERM 0; sleep 1; kill -KILL 0"
+# Ends its process group when its standard input ends; a member that hangs is killed.
+_GUARD = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+sys.stdin.buffer.read()
+os.killpg(0, signal.SIGTERM)
+time.sleep(1)
+os.killpg(0, signal.SIGKILL)
+"""
 
 
 class Device(NamedTuple):
@@ -71,7 +78,8 @@ class Troupe:
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
-        self._guard = subprocess.Popen(["/bin/sh", "-c", _GUARD], stdin=subprocess.PIPE, process_group=0)
+        guard = [sys.executable, "-I", "-S", "-c", _GUARD]
+        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, process_group=0)
         return self
 
     def __exit__(self, *_: object) -> None:
