@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from shareddata.errors import ServerSetupError, ServerTimeout, ServerUnreachable
 
@@ -99,6 +100,10 @@ def _make_private(folder: Path) -> None:
         if status.st_uid != os.getuid():
             raise ServerSetupError(f"{folder}: belongs to another user: use a folder of your own")
         if status.st_mode & 0o077:
+            if not (folder / "server.lock").exists() and any(folder.iterdir()):
+                raise ServerSetupError(
+                    f"{folder}: others may enter it, and it holds other files: use a folder of its own"
+                )
             folder.chmod(0o700)
     except OSError as error:
         raise ServerSetupError(f"{folder}: cannot be used for a server: {error.strerror}: use another folder") from None
@@ -183,7 +188,7 @@ def ensure(folder: str | Path, *, fsync: str = "everysec", options: Sequence[str
 
 
 def _url(path: Path) -> str:
-    return f"unix://{path}"
+    return f"unix://{quote(os.fspath(path))}"
 
 
 def _lock(folder: Path) -> int | None:
