@@ -24,9 +24,8 @@ from redis.retry import Retry
 from shareddata import server
 from shareddata.errors import ServerError, ServerRefused, ServerSetupError, ServerTimeout, ServerUnreachable
 
-
 # redis-py's packer in C (hiredis 3.5) ends the process when a signal's handler raises while it makes text of a number.
-_PACKER = PythonRespSerializer(6000, Encoder("utf-8", "strict", False).encode)
+_PACKER = PythonRespSerializer(6000, Encoder("utf-8", "strict", False).encode)  # type: ignore[no-untyped-call]
 
 
 class Address:
