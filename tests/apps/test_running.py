@@ -179,7 +179,6 @@ def test_it_goes_on_when_the_server_is_killed_and_comes_back(own_server, start, 
         assert len(logged) >= len(trames)
 
 
-@pytest.mark.xfail(reason="the one try of a connection that is away gets 50 ms, whatever the time-out", strict=True)
 def test_it_comes_back_over_a_slow_link_that_was_silent(own_server, proxy, start, recordings, eventually):
     link = proxy(own_server().url)
     with SharedMemory(url=link.url) as shm:
