@@ -171,6 +171,7 @@ def ensure(folder: str | Path, *, fsync: str = "everysec", options: Sequence[str
     path = socket_path(folder)
     if answers(path, wait):
         return Running(_url(path), folder, path, False)
+    command = [find_executable(), *arguments(folder, path, fsync, options)]
     _make_private(folder)
     deadline = time.monotonic() + wait
     while (lock := _lock(folder)) is None:
@@ -180,7 +181,7 @@ def ensure(folder: str | Path, *, fsync: str = "everysec", options: Sequence[str
             raise ServerTimeout(f"{folder}: a server has this folder and did not answer in {wait:g} s; {_log(folder)}")
         time.sleep(0.005)
     try:
-        _start_detached([find_executable(), *arguments(folder, path, fsync, options)], lock)
+        _start_detached(command, lock)
     finally:
         os.close(lock)  # the server holds it now
     _await(folder, path, wait)
@@ -354,12 +355,14 @@ class Server:
         Raises:
             ServerSetupError: no program, the folder is in use, or the server refused to start.
         """
-        _make_private(self.folder)
-        lock = _lock(self.folder)
-        if lock is None:
-            raise ServerSetupError(f"{self.folder}: another server uses this folder: stop it or use another one")
         command = [self.executable or find_executable()]
         command += arguments(self.folder, self.socket_path, self.fsync, self.options)
+        _make_private(self.folder)
+        deadline = time.monotonic() + 1.0  # a server that is just ending needs some milliseconds
+        while (lock := _lock(self.folder)) is None:
+            if time.monotonic() > deadline or answers(self.socket_path, wait):
+                raise ServerSetupError(f"{self.folder}: another server uses this folder: stop it or use another one")
+            time.sleep(0.003)
         try:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _SUPERVISOR, "sh", *command],
