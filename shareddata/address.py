@@ -15,12 +15,17 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import redis
+from redis._parsers import Encoder
 from redis.backoff import NoBackoff
+from redis.connection import PythonRespSerializer
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from shareddata import server
 from shareddata.errors import ServerError, ServerRefused, ServerSetupError, ServerTimeout, ServerUnreachable
+
+# redis-py's packer in C (hiredis 3.5) ends the process when a signal's handler raises while it makes text of a number.
+_PACKER = PythonRespSerializer(6000, Encoder("utf-8", "strict", False).encode)  # type: ignore[no-untyped-call]
 
 
 class Address:
@@ -80,6 +85,7 @@ class Address:
             "client_name": re.sub(r"[^!-~]", "_", name) or None,
             "retry": Retry(NoBackoff(), 0),
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+            "command_packer": _PACKER,
         } | ({} if kind is redis.UnixDomainSocketConnection else {"socket_connect_timeout": timeout})
         connection = None
         try:

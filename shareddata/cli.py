@@ -17,6 +17,8 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from shareddata import datadesc, demo, descfile, scaffold, server, table, watch
 from shareddata.codec import decoder
@@ -416,13 +418,16 @@ def _tcp(port: int | None, bind: str | None) -> list[str]:
 
 def _foreground(folder: Path, fsync: str, options: Sequence[str]) -> int:
     with server.Server(folder, fsync=fsync, options=options) as running:
-        signals = {signal.SIGTERM, signal.SIGINT}
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # after the start: the server must not inherit it
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _leave)
         print(f"{running.url}: started, its data are in {running.folder}", flush=True)
         while not running.ended():
-            if signal.sigtimedwait(signals, 0.5):
-                return 0
+            time.sleep(0.2)
     raise SharedDataError(f"{folder}: the server ended by itself: see {running.folder / 'server.log'}")
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
 
 
 @command(

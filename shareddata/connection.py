@@ -140,7 +140,7 @@ class Connection:
         """Open the connection if it isn't, trying again until the time is over.
 
         Args:
-            wait: seconds to go on trying; the connection's time-out if None.
+            wait: seconds to go on trying; the connection's time-out if None. The first try has the whole time-out.
 
         Raises:
             ServerUnreachable: when nobody answered in that time.
@@ -149,10 +149,11 @@ class Connection:
         if self._sock is not None:
             return
         wait = self.timeout if wait is None else wait
-        deadline, pause = time.monotonic() + wait, _RETRY_FIRST
+        deadline, pause, tries = time.monotonic() + wait, _RETRY_FIRST, 0
         while True:
             try:
-                return self._open_once(max(0.05, min(self.timeout, deadline - time.monotonic())))
+                rest = max(0.05, deadline - time.monotonic())
+                return self._open_once(min(self.timeout, rest) if tries else self.timeout)
             except (ServerUnreachable, ServerTimeout):
                 self.close()
                 if time.monotonic() + pause >= deadline:
@@ -161,7 +162,7 @@ class Connection:
                 self.close()
                 raise
             time.sleep(pause)
-            pause = min(2 * pause, _RETRY_LONGEST)
+            pause, tries = min(2 * pause, _RETRY_LONGEST), tries + 1
 
     def _open_once(self, timeout: float) -> None:
         sock = self.address.open(timeout, self._name)

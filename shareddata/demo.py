@@ -32,12 +32,20 @@ Show = Callable[[SharedMemory, Sequence[str], float], None]
 """Shows the records of these names for so many seconds."""
 
 _FIRST_DATA = 15.0  # seconds within which each handler must have written
+_NEXT_DATA = 5.0  # seconds within which each handler must have written again
 _GRACE = 2.0  # seconds that programs have to end by themselves
 _FLAG = "DEMO_INIT"
 _SHOWN = ("BATTERY__measures", "GPS__position", "GPS__motion", "GPS__fix", "HOST__load", "HOST__memory")
 
-# Ends its process group when its standard input ends; a hanging member is killed.
-_GUARD = "trap '' TERM; cat >/dev/null; kill -TERM 0; sleep 1; kill -KILL 0"
+# Ends its process group when its standard input ends; a member that hangs is killed.
+_GUARD = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+sys.stdin.buffer.read()
+os.killpg(0, signal.SIGTERM)
+time.sleep(1)
+os.killpg(0, signal.SIGKILL)
+"""
 
 
 class Device(NamedTuple):
@@ -70,7 +78,8 @@ class Troupe:
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
-        self._guard = subprocess.Popen(["/bin/sh", "-c", _GUARD], stdin=subprocess.PIPE, process_group=0)
+        guard = [sys.executable, "-I", "-S", "-c", _GUARD]
+        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, process_group=0)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,29 +99,33 @@ class Troupe:
             if pipe is not None:
                 pipe.close()
 
-    def start(self, name: str, *arguments: str, answer: bool = False) -> str:
+    def start(self, name: str, *arguments: str, answers: bool = False) -> None:
         """Start a module of the package as a program.
 
         Args:
             name: the program's name, for its log.
             arguments: of `python -m`.
-            answer: wait for the first line that it prints, and return it.
-
-        Raises:
-            SharedDataError: it ended without printing one.
+            answers: whether its output is read with `answer`, instead of going to the log.
         """
         with (self._folder / f"{name}.log").open("ab") as log:
-            program = subprocess.Popen(
+            self._programs[name] = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if answer else log,
+                stdout=subprocess.PIPE if answers else log,
                 stderr=log,
                 env=self._environ,
                 process_group=self._guard.pid,
             )
-        self._programs[name] = program
+
+    def answer(self, name: str) -> str:
+        """Wait for the first line that a program prints, and return it.
+
+        Raises:
+            SharedDataError: it ended without printing one.
+        """
+        program = self._programs[name]
         line = program.stdout.readline() if program.stdout else b""
-        if answer and not line:
+        if not line:
             program.wait()
             self.check()
         return line.decode().strip()
@@ -167,15 +180,15 @@ def run(show: Show, say: Callable[[str], None], *, seconds: float = 8.0, logs: s
         shm.init(*descriptions(), flag=_FLAG)
         say(f"A private server runs at {running.url}, with {len(shm.names())} records.")
         chosen = devices()
-        for device in chosen:
-            _start(device, troupe, running.url, stack)
+        _start(chosen, troupe, running.url, stack)
         if len(chosen) < len(DEVICES):
             say("Without hdl_host: it needs psutil (pip install 'shareddata[hardware]').")
         begin = time.time()
         _await_data(shm, troupe, chosen, 0.0, _FIRST_DATA)
         say(f"Live after {time.time() - begin:.1f} s: {', '.join(device.handler for device in chosen)}.")
+        begin = time.time()
         show(shm, [name for name in _SHOWN if _of(chosen, name)], seconds)
-        _await_data(shm, troupe, chosen, time.time() - max(seconds, 3.0), 3.0)
+        _await_data(shm, troupe, chosen, begin, _NEXT_DATA)
     return folder
 
 
@@ -185,17 +198,18 @@ def descriptions() -> list[dict[str, object]]:
     return [json.loads(each.read_text("utf-8")) for each in found if each.name.endswith(".json")]
 
 
-def _start(device: Device, troupe: Troupe, url: str, stack: ExitStack) -> None:
-    """Start a handler, and before it the recording that it reads."""
-    arguments = ["-u", url, "-i", "INIT_MSG", "-a", device.handler.upper()]
-    if device.recording:
+def _start(chosen: Sequence[Device], troupe: Troupe, url: str, stack: ExitStack) -> None:
+    """Start the recordings, each on a line of its own, then the handlers that read them."""
+    recorded = [device for device in chosen if device.recording]
+    for device in recorded:
         path = stack.enter_context(as_file(files("shareddata.recordings").joinpath(*device.recording.split("/"))))
-        speed = str(device.baudrate)
-        line = troupe.start(
-            f"play_{device.handler[4:]}", "shareddata.play", str(path), "--loop", "-b", speed, answer=True
-        )
-        arguments += ["-s", line]
-    troupe.start(device.handler, f"shareddata.apps.{device.handler}", *arguments)
+        options = ["--loop", "-b", str(device.baudrate)]
+        troupe.start(f"play_{device.handler[4:]}", "shareddata.play", str(path), *options, answers=True)
+    for device in chosen:
+        arguments = ["-u", url, "-i", "INIT_MSG", "-a", device.handler.upper()]
+        if device in recorded:
+            arguments += ["-s", troupe.answer(f"play_{device.handler[4:]}")]
+        troupe.start(device.handler, f"shareddata.apps.{device.handler}", *arguments)
 
 
 def _await_data(shm: SharedMemory, troupe: Troupe, chosen: Sequence[Device], since: float, wait: float) -> None:

@@ -262,11 +262,12 @@ class Handler:
     def _set(self, name: str, values: Mapping[str, Any]) -> bool:
         """Set a record; the first time it is declared, which takes the server and makes its CSV file."""
         if name not in self._datas:
+            begin = time.monotonic()
             try:
                 (self._datas[name],) = self.dd.set_datas_to_write([name])
             except ServerError as error:
                 self._unsent += 1
-                self._went_away(error)
+                self._went_away(error, begin)
                 return False
         self._datas[name].set(**values)
         return True
@@ -276,14 +277,15 @@ class Handler:
 
         Redis: MULTI, HSET and XADD for each record, EXEC.
         """
-        if not self._answers():
+        begin = time.monotonic()
+        if begin < self._retry_at:
             self._unsent += 1
             return False
         try:
             self.dd.flush()
         except ServerError as error:
             self._unsent += 1
-            self._went_away(error)
+            self._went_away(error, begin)
             return False
         self._came_back()
         return True
@@ -293,12 +295,13 @@ class Handler:
 
         Redis: MULTI, HMGET for each record, EXEC; nothing when nobody changed them.
         """
-        if not self._answers():
+        begin = time.monotonic()
+        if begin < self._retry_at:
             return None
         try:
             trames: list[Any] = self.dd.next()
         except ServerError as error:
-            self._went_away(error)
+            self._went_away(error, begin)
             return None
         return trames
 
@@ -327,28 +330,14 @@ class Handler:
             "dropped": line.dropped + self.unreadable,
         }
 
-    def _went_away(self, error: ServerError) -> None:
+    def _went_away(self, error: ServerError, begin: float) -> None:
+        """Say so the first time, and leave the server alone for a while: the device does not wait."""
         now = time.monotonic()
+        log.debug("no answer: %s", error)
         if self._away_since is None:
             self._away_since = now
             log.warning("the server takes nothing: %s; going on, the newest values are sent when it does", error)
-        self._retry_at = now + _RETRY
-
-    def _answers(self) -> bool:
-        """While the server is away, ask now and then whether it is back, without waiting: the device does not."""
-        if self._away_since is None:
-            return True
-        if time.monotonic() < self._retry_at:
-            return False
-        probe = self.shm.connect()
-        try:
-            probe.open(wait=0)
-        except ServerError as error:
-            self._went_away(error)
-            return False
-        finally:
-            probe.close()
-        return True
+        self._retry_at = now + max(_RETRY, 2 * (now - begin))
 
     def _came_back(self) -> None:
         if self._away_since is not None:

@@ -14,6 +14,7 @@ A framer for another protocol is any object with `feed(data)`, `reset()` and `dr
 """
 
 import errno
+import fcntl
 import logging
 import os
 import re
@@ -214,7 +215,7 @@ class _Port(Protocol):
 
 
 class _Descriptor:
-    """A pseudo-terminal, FIFO or regular file, without pyserial."""
+    """A pseudo-terminal, FIFO or regular file. What was sent before it was opened is read, too."""
 
     def __init__(self, path: str, mode: int) -> None:
         self.regular = stat.S_ISREG(mode)
@@ -223,7 +224,8 @@ class _Descriptor:
         self.fd = os.open(path, access | os.O_NOCTTY | os.O_NONBLOCK)
         try:
             if os.isatty(self.fd):
-                tty.setraw(self.fd)
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                tty.setraw(self.fd, termios.TCSANOW)
         except BaseException:
             os.close(self.fd)
             raise
@@ -259,7 +261,7 @@ class _Pyserial:
     def __init__(self, device: str, baudrate: int) -> None:
         import serial
 
-        # Exclusive: a second program on the same port would get every other byte.
+        # Exclusive, as in _Descriptor: a second program on the same port would get every other byte.
         exclusive = None if "://" in device else True
         self.port: Any = serial.serial_for_url(
             device, baudrate=baudrate, timeout=0, write_timeout=_WRITE_TIMEOUT, exclusive=exclusive
@@ -304,13 +306,11 @@ def _open_port(device: str, baudrate: int) -> _Port:
         ModuleNotFoundError: it needs pyserial, which is not installed.
     """
     mode = 0 if "://" in device else os.stat(device).st_mode
-    if stat.S_ISFIFO(mode) or stat.S_ISREG(mode):
+    if stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or _is_pseudo_terminal(device):
         return _Descriptor(device, mode)
     try:
         return _Pyserial(device, baudrate)
     except ModuleNotFoundError:
-        if "://" not in device and _is_pseudo_terminal(device):
-            return _Descriptor(device, mode)
         raise ModuleNotFoundError(
             f"{device} is a serial port, and reading one needs pyserial: pip install 'shareddata[hardware]'"
         ) from None

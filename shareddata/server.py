@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from shareddata.errors import ServerSetupError, ServerTimeout, ServerUnreachable
 
@@ -99,6 +100,10 @@ def _make_private(folder: Path) -> None:
         if status.st_uid != os.getuid():
             raise ServerSetupError(f"{folder}: belongs to another user: use a folder of your own")
         if status.st_mode & 0o077:
+            if not (folder / "server.lock").exists() and any(folder.iterdir()):
+                raise ServerSetupError(
+                    f"{folder}: others may enter it, and it holds other files: use a folder of its own"
+                )
             folder.chmod(0o700)
     except OSError as error:
         raise ServerSetupError(f"{folder}: cannot be used for a server: {error.strerror}: use another folder") from None
@@ -166,6 +171,7 @@ def ensure(folder: str | Path, *, fsync: str = "everysec", options: Sequence[str
     path = socket_path(folder)
     if answers(path, wait):
         return Running(_url(path), folder, path, False)
+    command = [find_executable(), *arguments(folder, path, fsync, options)]
     _make_private(folder)
     deadline = time.monotonic() + wait
     while (lock := _lock(folder)) is None:
@@ -175,7 +181,7 @@ def ensure(folder: str | Path, *, fsync: str = "everysec", options: Sequence[str
             raise ServerTimeout(f"{folder}: a server has this folder and did not answer in {wait:g} s; {_log(folder)}")
         time.sleep(0.005)
     try:
-        _start_detached([find_executable(), *arguments(folder, path, fsync, options)], lock)
+        _start_detached(command, lock)
     finally:
         os.close(lock)  # the server holds it now
     _await(folder, path, wait)
@@ -183,7 +189,7 @@ def ensure(folder: str | Path, *, fsync: str = "everysec", options: Sequence[str
 
 
 def _url(path: Path) -> str:
-    return f"unix://{path}"
+    return f"unix://{quote(os.fspath(path))}"
 
 
 def _lock(folder: Path) -> int | None:
@@ -349,12 +355,14 @@ class Server:
         Raises:
             ServerSetupError: no program, the folder is in use, or the server refused to start.
         """
-        _make_private(self.folder)
-        lock = _lock(self.folder)
-        if lock is None:
-            raise ServerSetupError(f"{self.folder}: another server uses this folder: stop it or use another one")
         command = [self.executable or find_executable()]
         command += arguments(self.folder, self.socket_path, self.fsync, self.options)
+        _make_private(self.folder)
+        deadline = time.monotonic() + 1.0  # a server that is just ending needs some milliseconds
+        while (lock := _lock(self.folder)) is None:
+            if time.monotonic() > deadline or answers(self.socket_path, wait):
+                raise ServerSetupError(f"{self.folder}: another server uses this folder: stop it or use another one")
+            time.sleep(0.003)
         try:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _SUPERVISOR, "sh", *command],

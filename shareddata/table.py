@@ -134,10 +134,11 @@ def time_text(ts: float) -> str:
         return repr(ts)
 
 
-def fields_text(view: View) -> str:
+def fields_text(view: View, alarms_first: bool = False) -> str:
     """Return a record's values in one line: `voltage=12.065 V  current=-7.6 A`."""
     parts = []
-    for field, value in list(zip(view.record.fields, view.trame or ()))[2:]:
+    pairs = list(zip(view.record.fields, view.trame or ()))[2:]
+    for field, value in sorted(pairs, key=lambda pair: not limit_text(*pair)) if alarms_first else pairs:
         unit = f" {clean(field.unit)}" if field.unit not in ("", "1") else ""
         limit = limit_text(field, value)
         parts.append(f"{field.name}={value_text(field, value)}{unit}{f' ({limit})' if limit else ''}")
@@ -253,7 +254,7 @@ def lay_out(views: Sequence[View], width: int, height: int, now: float) -> list[
             free -= len(details)
             lines += [Line(clip(head, width), "alarm" if view.notes(now) else "record"), *details]
         else:
-            text = clip(head + _GAP + fields_text(view), width) if details else clip(head, width)
+            text = clip(head + _GAP + fields_text(view, True), width) if details else clip(head, width)
             lines.append(Line(text, "alarm" if alarm else "record"))
     if shown < len(views):
         lines.append(Line(clip(f"... and {len(views) - shown} records more: name those to be shown", width), "title"))

@@ -13,8 +13,6 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-import hiredis
-
 from shareddata.codec import decoder, encoder, numpy
 from shareddata.datadesc import Field, Record
 from shareddata.errors import DecodeError, DescriptionError, FieldError
@@ -30,8 +28,7 @@ def pack(*args: str | bytes | int | float) -> bytes:
     >>> pack("GET", "shareddata:epoch")
     b'*2\r\n$3\r\nGET\r\n$16\r\nshareddata:epoch\r\n'
     """
-    packed: bytes = hiredis.pack_command(args)  # type: ignore[arg-type]
-    return packed
+    return b"*%d\r\n" % len(args) + b"".join(bulk(a if isinstance(a, str | bytes) else repr(a)) for a in args)
 
 
 def transaction(commands: Sequence[bytes]) -> bytes:
@@ -156,9 +153,10 @@ class Layout:
         Only programs that write need it, so it is made with the first value.
         """
         fields = self.record.fields
-        self._types = [_PLAIN[f.type][0] for f in fields if f.type in _PLAIN]
-        if len(self._types) == len(fields):
+        types = [_PLAIN[f.type][0] for f in fields if f.type in _PLAIN]
+        if len(types) == len(fields):
             self._slots = tuple((_heads(f.name, i == 0), _PLAIN[f.type][1]) for i, f in enumerate(fields))
+        self._types = types  # last: a signal's handler may raise between two lines
 
     def _pack_each(self, values: Sequence[Any]) -> bytes:
         parts: list[int | bytes] = []

@@ -28,7 +28,6 @@ class Cable:
     def plug(self):
         self.master, slave = pty.openpty()
         tty.setraw(slave)
-        self.link.unlink(missing_ok=True)
         self.link.symlink_to(os.ttyname(slave))
         os.close(slave)
 
@@ -36,6 +35,7 @@ class Cable:
         os.write(self.master, data)
 
     def pull(self):
+        self.link.unlink(missing_ok=True)  # else it may soon lead to somebody else's terminal
         if self.master is not None:
             os.close(self.master)
             self.master = None
@@ -51,8 +51,11 @@ def cable(tmp_path):
 
 @pytest.fixture(params=["pyserial", "plain"])
 def with_and_without_pyserial(request, monkeypatch):
+    """A pseudo-terminal needs no pyserial; here it is also read as a real port would be."""
     if request.param == "plain":
         monkeypatch.setitem(sys.modules, "serial", None)
+    else:
+        monkeypatch.setattr(serialline, "_is_pseudo_terminal", lambda path: False)
 
 
 @pytest.fixture
@@ -183,12 +186,18 @@ def test_a_real_port_without_pyserial_says_what_to_install(monkeypatch):
         SerialLine("rfc2217://localhost:1", NMEA()).frames(0.01)
 
 
+@pytest.mark.usefixtures("with_and_without_pyserial")
 def test_a_second_program_on_the_line_is_kept_out(cable, line, caplog):
     line.frames(0.01)
     with SerialLine(str(cable.link), NMEA(), 4800) as second:
         second.frames(0.01)
         assert not second.connected
-    assert "Could not exclusively lock port" in caplog.text
+    assert "Resource temporarily unavailable" in caplog.text
+
+
+def test_what_came_before_a_pseudo_terminal_was_opened_is_read(cable, line, eventually):
+    cable.send(SENTENCE)
+    assert eventually(lambda: line.frames(0.1)) == [FRAME]
 
 
 def test_a_line_may_be_closed_twice_and_used_again(cable, line, eventually):

@@ -40,7 +40,7 @@ def played(player, path, until=None):
 def test_a_recording_arrives_whole(start, tmp_path, eventually):
     player = start("scripts/play", RECORDING, "--speed", 0, "--link", tmp_path / "tty")
     eventually((tmp_path / "tty").is_symlink)
-    assert player.log().strip() == os.readlink(tmp_path / "tty")
+    eventually(lambda: player.log().strip() == os.readlink(tmp_path / "tty"))
     assert played(player, tmp_path / "tty") == RECORDING.read_bytes()
     assert player.process.wait(5) == 0
     assert not (tmp_path / "tty").is_symlink()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shareddata import datadesc
@@ -228,6 +228,7 @@ def test_there_and_back(name: str, declaration: Any) -> None:
     assert repr(load({name: json.loads(text)})) == repr({name: parsed})
 
 
+@settings(max_examples=100)
 @given(st.dictionaries(NAMES, declarations(), max_size=4))
 def test_a_file_says_the_same_as_a_dictionary(
     tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]
@@ -295,7 +296,7 @@ S = '["ts", 0.0], ["sender", ""]'
 FILES = [
     ("empty", "", ":1: no valid JSON, column 1: Expecting value"),
     ("blank", "\n\n  ", ":3: no valid JSON, column 3: Expecting value"),
-    ("comma", '{\n"A": [%s],\n}', ":3: no valid JSON, column 1: "),
+    ("comma", '{\n"A": [%s],\n}', ":[23]: no valid JSON, column [0-9]+: "),  # 3.13 names the comma
     (
         "quote",
         '{\n"A": [["ts, 0.0]]}',

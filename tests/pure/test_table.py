@@ -131,6 +131,8 @@ def test_first_records_keep_their_fields() -> None:
     assert "level=0 m" in short[1]
     views[0] = view(ts=1.0, level=5.0)
     assert lay_out(views, 20, 5, 1.0)[1].text.startswith("! TANK__measures")
+    views[0] = view(ts=1.0, share=math.nan, level=math.nan)
+    assert "level=nan m (not a number)  share=nan" in lay_out(views, 120, 5, 1.0)[1].text
     assert lay_out(views, 80, 2, 1.0)[-1].text == "... and 2 records more: name those to be shown"
 
 

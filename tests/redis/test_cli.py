@@ -349,6 +349,8 @@ def test_tail_tells_what_it_missed(call: Call, tank: Path, url: str) -> None:
             os.kill(running.pid, signal.SIGCONT)
             while "count=1999" not in running.stdout.readline():
                 pass
+            data.set(count=2000)  # what was missed is told with the next update at the latest
+            dd.flush()
             assert running.stderr is not None
             assert re.match(r"missed \d+ updates: the history had dropped them", running.stderr.readline())
             running.send_signal(signal.SIGINT)

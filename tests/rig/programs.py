@@ -38,7 +38,7 @@ class Program:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by close()
         self._buffer = b""
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PRELUDE + textwrap.dedent(code), *map(str, args)],
+            [sys.executable, "-X", "faulthandler", "-c", PRELUDE + textwrap.dedent(code), *map(str, args)],
             env={name: value for name, value in environment.items() if value is not None},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
