@@ -348,7 +348,9 @@ class Connection:
         """
         queueing: list[Any] = []
         try:
-            self._send(request + guard if guard else request)
+            if guard and self._sock is None:
+                self._fail(ServerUnreachable(f"{self.address.shown}: the connection is closed: nothing was written"))
+            self._send(request + guard, again=not guard)
             data = self._receive()
             expected = queued(len(subjects))
             if data.startswith(expected):
@@ -426,10 +428,14 @@ class Connection:
 
     # -- bytes ----------------------------------------------------------------------------------------------------
 
-    def _send(self, request: bytes) -> None:
+    def _send(self, request: bytes, again: bool = True) -> None:
         """Send all of a request.
 
         What could not be sent whole ends without its last bytes and was not carried out: it is sent again, once.
+
+        Args:
+            request: the bytes.
+            again: False for a guarded transaction: its WATCH ended with the old connection.
         """
         if self._sock is None:
             self.open()
@@ -437,7 +443,11 @@ class Connection:
             self._sock.sendall(request)  # type: ignore[union-attr]
         except _SILENT:
             self._fail(ServerTimeout(f"{self.address.shown}: it takes no more data: nothing was written"))
-        except OSError:
+        except OSError as broken:
+            if not again:
+                self._fail(
+                    ServerUnreachable(f"{self.address.shown}: the connection broke ({broken}): nothing was written")
+                )
             self.close()
             self.open()
             try:
