@@ -9,9 +9,10 @@ trame is for. Invariants:
 3. While nothing is there to read, the reader waits in the server (XREAD BLOCK) and the entry itself wakes it: one hop.
 """
 
+import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from shareddata.connection import Connection
@@ -21,7 +22,128 @@ from shareddata.wire import Layout, bulk, pack, transaction
 
 _PAGE = 1000  # entries read at once
 _BLOCK = 1.0  # seconds, or half of the time-out: silence longer than the time-out then means a dead link
+_PAGE_BYTES = 1_000_000  # of many histories: about so many bytes of each at once
+_ELEMENT = 16  # bytes of a value, for that
 _RECENT = 64  # entries of each sender among which a repeated one is looked for
+
+
+class Place:
+    """A reader's place in one record's history, and how many entries were trimmed before it could read them.
+
+    Args:
+        layout: the record.
+        since: an entry's id: the reader has read up to there.
+        ordinal: how many entries the stream ever had up to there.
+        page: how many entries are read at once.
+
+    Attributes:
+        id: the last entry that was read.
+        ordinal: how many entries the stream ever had up to there.
+        missed: entries that were trimmed before they could be read.
+        behind: whether there may be entries to read without waiting.
+
+    It holds no connection: each call names one, of the thread that it is called in.
+    """
+
+    def __init__(self, layout: Layout, since: str = "0-0", ordinal: int = 0, page: int = _PAGE) -> None:
+        self.layout = layout
+        self.page = page
+        self.id = since
+        self.ordinal = ordinal
+        self.missed = 0
+        self.behind = True
+
+    def __repr__(self) -> str:
+        return f"<Place in the {self.layout.history} at {self.id}: {self.missed} missed>"
+
+    def begin(self, connection: Connection, since: float | str | None) -> None:
+        """Go to where reading is to begin: see `Follower`.
+
+        Redis: MULTI, XRANGE, XINFO STREAM, EXEC.
+        """
+        if isinstance(since, str):
+            start = since
+        elif since:
+            start = f"{max(0, int(since * 1000) - 1)}-18446744073709551615"
+        else:
+            _, added, length, last = self._page(connection, "-", "+", 1)
+            self.id, self.ordinal = (last, added) if since is None else ("0-0", added - length)
+            return
+        entries, added, length, _ = self._page(connection, "-", start)
+        ordinal = added - length + len(entries)
+        while len(entries) == self.page:
+            entries = self._page(connection, f"({entries[-1][0].decode()}", start)[0]
+            ordinal += len(entries)
+        self.id, self.ordinal = start, ordinal
+
+    def catch_up(self, connection: Connection) -> Sequence[Any]:
+        """Return what is there without waiting, a page at most, and count what was trimmed.
+
+        Redis: MULTI, XRANGE, XINFO STREAM, EXEC.
+        """
+        return self._turn(*self._page(connection, f"({self.id}", "+"))
+
+    def last(self, connection: Connection) -> str:
+        """Return the id of the stream's last entry there ever was.
+
+        Redis: MULTI, XRANGE, XINFO STREAM, EXEC.
+        """
+        return self._page(connection, "+", "+", 1)[3]
+
+    def commands(self) -> list[bytes]:
+        """Return what `catch_up` asks, for a transaction of several places; `answered` takes the answers."""
+        return self._commands(f"({self.id}", "+", self.page)
+
+    def answered(self, entries: Sequence[Any], info: Mapping[bytes, Any]) -> Sequence[Any]:
+        """Take the answers to `commands`."""
+        return self._turn(*_page_of(entries, info))
+
+    def arrived(self, entries: Sequence[Any]) -> None:
+        """Take entries that XREAD answered; whether anything was trimmed before them is seen by the next `catch_up`."""
+        self.ordinal += len(entries)
+        self.id = entries[-1][0].decode()
+        self.behind = True
+
+    def _turn(self, entries: Sequence[Any], added: int, length: int, last: str) -> Sequence[Any]:
+        if later(self.id, last):  # the server lost the stream's end, or all of it
+            self.id, self.ordinal = last, added
+            return []
+        gone = added - length
+        if len(entries) < self.page:  # all there is: the last one's ordinal is the stream's
+            self.missed += max(0, added - len(entries) - self.ordinal)
+            self.ordinal = added
+        else:
+            self.missed += max(0, gone - self.ordinal)
+            self.ordinal = max(self.ordinal, gone) + len(entries)
+        if entries:
+            self.id = entries[-1][0].decode()
+        self.behind = bool(entries)
+        return entries
+
+    def _commands(self, first: str, last: str, count: int) -> list[bytes]:
+        key = self.layout.history_key
+        return [pack("XRANGE", key, first, last, "COUNT", count), pack("XINFO", "STREAM", key)]
+
+    def _page(
+        self, connection: Connection, first: str, last: str, count: int | None = None
+    ) -> tuple[Sequence[Any], int, int, str]:
+        """Return entries between two ids, how many were ever added, how many are kept, and the last id.
+
+        Redis: MULTI, XRANGE, XINFO STREAM, EXEC.
+        """
+        connection.settle()
+        request = transaction(self._commands(first, last, count or self.page))
+        try:
+            entries, info = connection.read(request, [self.layout] * 2)
+        except ServerRefused as error:
+            if "no such key" in str(error):  # nothing was ever flushed
+                return [], 0, 0, "0-0"
+            raise
+        return _page_of(entries, info)
+
+
+def _page_of(entries: Sequence[Any], info: Mapping[bytes, Any]) -> tuple[Sequence[Any], int, int, str]:
+    return entries, info[b"entries-added"], info[b"length"], info[b"last-generated-id"].decode()
 
 
 class Follower:
@@ -37,10 +159,8 @@ class Follower:
         name: the application, for `CLIENT LIST`.
 
     Attributes:
-        missed: entries that were trimmed from the history before they could be read.
         repeated: entries that were dropped because the same sender had written the same before: a flush of unknown
             outcome that was repeated.
-        id: the last entry's id; give it as `since` to go on after it.
 
     When the server goes, the iteration waits for it and goes on where it was. With a timeout, it raises instead when
     that time is over and the server is not back.
@@ -65,14 +185,13 @@ class Follower:
         self._timeout = timeout
         self._buffer: deque[tuple[bytes, Sequence[bytes]]] = deque()
         self._recent: dict[bytes, dict[bytes, Sequence[bytes]]] = {}
-        self._behind = True
-        self._block = int(1000 * min(_BLOCK, shm.timeout / 2))
-        self.missed = 0
+        self._block = _block(shm.timeout)
+        self._place = Place(layout)
         self.repeated = 0
         self._connection = shm.connect(name)
         try:
             self._connection.open()
-            self.id, self._ordinal = self._place(since)
+            self._place.begin(self._connection, since)
         except BaseException:
             self._connection.close()
             raise
@@ -88,6 +207,16 @@ class Follower:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def id(self) -> str:
+        """The id of the last entry that was read; give it as `since` to go on after it."""
+        return self._place.id
+
+    @property
+    def missed(self) -> int:
+        """How many entries were trimmed from the history before they could be read."""
+        return self._place.missed
 
     def close(self) -> None:
         """Close the connection; the next step of the iteration would open another one."""
@@ -110,37 +239,18 @@ class Follower:
                 self._connection.settle()
                 if self._connection.epoch_news:
                     self._shm.recheck(self._connection, [self._layout])
-                if self._behind:
-                    self._catch_up()
+                if self._place.behind:
+                    self._take(self._place.catch_up(self._connection))
                 elif over:
                     raise StopIteration
                 else:
                     self._wait(end)
             except (ServerUnreachable, ServerTimeout):
-                self._behind = True
+                self._place.behind = True
                 if over:
                     raise
         identity, fields = self._buffer.popleft()
         return self._layout.decode_entry(fields, identity.decode())
-
-    def _catch_up(self) -> None:
-        """Read what is there without waiting, and count what was trimmed.
-
-        Redis: MULTI, XRANGE, XINFO STREAM, EXEC.
-        """
-        entries, added, length, last = self._page(f"({self.id}", "+")
-        if _later(self.id, last):  # the server lost the stream's end, or all of it
-            self.id, self._ordinal = last, added
-            return
-        gone = added - length
-        if len(entries) < _PAGE:  # all there is: the last one's ordinal is the stream's
-            self.missed += max(0, added - len(entries) - self._ordinal)
-            self._ordinal = added
-        else:
-            self.missed += max(0, gone - self._ordinal)
-            self._ordinal = max(self._ordinal, gone) + len(entries)
-        self._take(entries)
-        self._behind = bool(entries)
 
     def _wait(self, end: float | None) -> None:
         """Wait in the server for the next entries, a second at most.
@@ -152,9 +262,8 @@ class Follower:
         answer = self._connection.ask("XREAD", "COUNT", _PAGE, "BLOCK", pause, "STREAMS", key, self.id)
         if answer:
             entries = answer[key.encode()]
-            self._ordinal += len(entries)
+            self._place.arrived(entries)
             self._take(entries)
-            self._behind = True  # what came meanwhile, and whether anything was trimmed
 
     def _take(self, entries: Sequence[Sequence[Any]]) -> None:
         """Put entries into the buffer, but for those that their sender repeated."""
@@ -168,45 +277,155 @@ class Follower:
             if len(recent) > _RECENT:
                 del recent[next(iter(recent))]
             self._buffer.append((identity, fields))
-        if entries:
-            self.id = entries[-1][0].decode()
 
-    # -- where to begin -------------------------------------------------------------------------------------------
 
-    def _place(self, since: float | str | None) -> tuple[str, int]:
-        """Return the id after which to begin, and how many entries the stream ever had up to there."""
-        if isinstance(since, str):
-            start = since
-        elif since:
-            start = f"{max(0, int(since * 1000) - 1)}-18446744073709551615"
-        else:
-            _, added, length, last = self._page("-", "+", 1)
-            return (last, added) if since is None else ("0-0", added - length)
-        entries, added, length, _ = self._page("-", start)
-        ordinal = added - length + len(entries)
-        while len(entries) == _PAGE:
-            entries = self._page(f"({entries[-1][0].decode()}", start)[0]
-            ordinal += len(entries)
-        return start, ordinal
+class Histories:
+    """The histories of many records, read over one connection: every entry as it is there, none left out.
 
-    def _page(self, first: str, last: str, count: int = _PAGE) -> tuple[list[Any], int, int, str]:
-        """Return entries between two ids, how many were ever added, how many are kept, and the last id.
+    Args:
+        shm: the shared memory.
+        name: the program, for `CLIENT LIST`.
+
+    It belongs to one thread at a time; a context manager. What it hands out is not decoded: (id, [name, value, ...]).
+    """
+
+    def __init__(self, shm: SharedMemory, name: str = "shareddata") -> None:
+        self._connection = shm.connect(name)
+        self._shm = shm
+        self._block = _block(shm.timeout)
+        self.places: dict[str, Place] = {}
+        """The place in each record's history, by the record's name."""
+
+    def __enter__(self) -> "Histories":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def follow(self, name: str, since: float | str | None = None, ordinal: int | None = None) -> Place:
+        """Begin to read a record's history.
+
+        Args:
+            name: the record.
+            since: see `Follower`.
+            ordinal: when `since` is an id: how many entries the stream ever had up to there, where that is known.
+
+        Raises:
+            UnknownData: no such record.
 
         Redis: MULTI, XRANGE, XINFO STREAM, EXEC.
         """
-        key = self._layout.history_key
-        self._connection.settle()
-        request = transaction([pack("XRANGE", key, first, last, "COUNT", count), pack("XINFO", "STREAM", key)])
+        layout = self._shm.layout(name)
+        page = max(1, min(_PAGE, _PAGE_BYTES // _size(layout)))
+        if isinstance(since, str) and ordinal is not None:
+            place = Place(layout, since, ordinal, page)
+        else:
+            place = Place(layout, page=page)
+            self._connection.open()
+            place.begin(self._connection, since)
+        self.places[name] = place
+        return place
+
+    def forget(self, name: str) -> None:
+        """Read a record's history no more."""
+        self.places.pop(name, None)
+
+    def described_anew(self) -> bool:
+        """Tell whether the records were described anew since the last call.
+
+        Redis: GET, and HGETALL when the epoch is another one.
+        """
+        if not self._connection.connected or not self._connection.epoch_news:
+            return False
         try:
-            entries, info = self._connection.read(request, [self._layout] * 2)
+            return self._shm.recheck(self._connection, [])
+        except (ServerUnreachable, ServerTimeout):
+            return False  # still to be told
+
+    def news(self, wait: float) -> dict[str, Sequence[Any]]:
+        """Return what was flushed since the last call, in each record's order; a page of each at most.
+
+        While the server is away there is none; `missed` of the places tells afterwards what was trimmed meanwhile.
+
+        Args:
+            wait: seconds to wait for the first entry, a second at most.
+
+        Redis: XREAD, or MULTI, XRANGE and XINFO STREAM for each record, EXEC.
+        """
+        try:
+            self._connection.open(min(wait, _BLOCK))
+            self._connection.settle()
+            behind = [name for name, place in self.places.items() if place.behind]
+            return self._caught_up(behind) if behind else self._arrived(wait)
+        except (ServerUnreachable, ServerTimeout):
+            for place in self.places.values():
+                place.behind = True
+            return {}
+
+    def entries(self, name: str, since: float | str = 0, until: str = "") -> Iterator[Any]:
+        """Yield the entries of one history that are there, in order, and end.
+
+        Args:
+            name: the record.
+            since: see `Follower`.
+            until: the id after which it ends; the last one of now if empty.
+
+        Redis: MULTI, XRANGE, XINFO STREAM, EXEC for each page.
+        """
+        place = self.follow(name, since)
+        until = until or place.last(self._connection)
+        while place.behind:
+            for entry in place.catch_up(self._connection):
+                if later(entry[0].decode(), until):
+                    place.behind = False
+                    break
+                yield entry
+
+    def _caught_up(self, names: Sequence[str]) -> dict[str, Sequence[Any]]:
+        places = [self.places[name] for name in names]
+        commands = [command for place in places for command in place.commands()]
+        try:
+            answers = self._connection.read(transaction(commands), [place.layout for place in places for _ in "12"])
         except ServerRefused as error:
-            if "no such key" in str(error):  # nothing was ever flushed
-                return [], 0, 0, "0-0"
-            raise
-        return entries, info[b"entries-added"], info[b"length"], info[b"last-generated-id"].decode()
+            if "no such key" not in str(error):
+                raise
+            return {names[0]: places[0].catch_up(self._connection)}  # one by one, the others at the next calls
+        return {name: self.places[name].answered(*answers[2 * i : 2 * i + 2]) for i, name in enumerate(names)}
+
+    def _arrived(self, wait: float) -> dict[str, Sequence[Any]]:
+        """Wait in the server, for all records at once.
+
+        Redis: XREAD.
+        """
+        if not self.places:
+            self._connection.wait(wait)
+            return {}
+        keys = {place.layout.history_key.encode(): name for name, place in self.places.items()}
+        page = min(place.page for place in self.places.values())
+        pause = max(1, min(self._block, int(1000 * wait)))
+        ids = [place.id for place in self.places.values()]
+        answer = self._connection.ask("XREAD", "COUNT", page, "BLOCK", pause, "STREAMS", *keys, *ids)
+        news = {keys[key]: entries for key, entries in (answer or {}).items()}
+        for name, entries in news.items():
+            self.places[name].arrived(entries)
+        return news
 
 
-def _later(one: str, other: str) -> bool:
+def _block(timeout: float) -> int:
+    """Return for how many milliseconds a reader waits in the server."""
+    return int(1000 * min(_BLOCK, timeout / 2))
+
+
+def _size(layout: Layout) -> int:
+    """Return about how many bytes a trame has."""
+    return sum(_ELEMENT * math.prod(field.shape) if field.dtype else _ELEMENT for field in layout.record.fields)
+
+
+def later(one: str, other: str) -> bool:
     """Tell whether a stream id is later than another."""
     return [int(part) for part in one.split("-")] > [int(part) for part in other.split("-")]
 
