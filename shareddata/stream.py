@@ -454,13 +454,14 @@ class Numbered:
     def __init__(self, connection: Connection, key: str) -> None:
         self._connection = connection
         self.key = key
-        self._head = b"*5\r\n" + bulk("XADD") + bulk(key)
+        head = b"*5\r\n" + bulk("XADD") + bulk(key)
+        self._heads = [head + b"$%d\r\n" % length for length in range(24)]  # by the length of the id that follows
 
     def entry(self, number: int, field: bytes, value: bytes) -> bytes:
         """Return the command that appends one entry."""
-        text = b"%d-0" % number
-        return b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
-            *(self._head, len(text), text, len(field), field, len(value), value),
+        text = b"%d-0\r\n$" % number
+        return b"%b%b%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            *(self._heads[len(text) - 3], text, len(field), field, len(value), value),
         )
 
     def extent(self) -> Extent:
@@ -489,11 +490,19 @@ class Numbered:
 
         Redis: MULTI, XRANGE, EXEC.
         """
+        entries, answer = self.entries(after, count, beside)
+        return [(_number(i), fields[0], fields[1]) for i, fields in entries], answer
+
+    def entries(self, after: int, count: int, beside: bytes = b"") -> tuple[list[Any], Any]:
+        """Do as `read`, but return the entries as they came: `[id, [field, value]]` each.
+
+        Redis: MULTI, XRANGE, EXEC.
+        """
         self._connection.settle()
         commands = [pack("XRANGE", self.key, f"({after}-0" if after else "-", "+", "COUNT", count)]
         commands += [beside] if beside else []
         entries, *more = self._connection.read(transaction(commands), [self.key] * len(commands))
-        return [(_number(i), fields[0], fields[1]) for i, fields in entries], more[0] if more else None
+        return entries, more[0] if more else None
 
     def wait(self, after: int, seconds: float) -> bool:
         """Wait until there is an entry after a number; False when none came in that time, a second at most.
@@ -515,11 +524,15 @@ class Numbered:
                 raise
 
     def move_cursor(self, name: str, number: int) -> None:
-        """Commit a cursor; it never goes back.
+        """Commit a cursor; it never goes back, and never behind the last entry that the server has.
 
-        Redis: XINFO GROUPS, XGROUP SETID.
+        Redis: XINFO STREAM, XINFO GROUPS, XGROUP SETID; XGROUP CREATE for a cursor that the server lost.
         """
-        if number > self.extent().cursors.get(name, 0):
+        extent = self.extent()
+        if name not in extent.cursors:
+            self.make_cursor(name)
+        number = min(number, extent.last)  # numbers that the server lost may be given again, to other records
+        if number > extent.cursors.get(name, 0):
             self._connection.call("XGROUP", "SETID", self.key, name, f"{number}-0")
 
     def trim(self, below: int) -> int:

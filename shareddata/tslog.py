@@ -1,57 +1,58 @@
 """TSLog: time series of fixed-length records that survive: numbered, committed, read through durable cursors.
 
-It knows formats, sequence numbers, buckets, commits and readers. It must not know RESP or sockets. Invariants:
+It knows formats, sequence numbers, buckets and commits. It must not know RESP or sockets, nor how a writer survives
+an outage (`logwriter`) or how a reader reads (`logreader`). Invariants:
 
 1. Sequence numbers begin at 1, grow by one, and go on after a restart. A record is readable only when it is committed.
 2. A commit is one transaction: a crash loses at most what was not committed, and leaves no gap.
-3. One program writes: the one that stored last. Another one's next commit is void (WriterConflict), never mixed in.
-4. A commit of unknown outcome is sent again and lands once: records carry their own numbers.
-5. What a reader cannot get any more (dropped at `max_buckets`, or lost by the server) is counted in `missed`.
+3. A record whose `store` raised was not taken; one whose `store` returned is committed once, in order, or the error
+   that ends the log says that it was not.
+4. Buckets that a reader still needs are kept, up to `max_buckets`; what that bound drops, the reader counts.
 
-Layout in Redis: the stream `tslog:NAME` with ids `<sequence number>-0` and one field, the index of the format, whose
-value is the record's bytes; a consumer group `reader:N` for each reader, whose last-delivered id is its committed
-cursor; the hash `tslog:NAME:log` with what the log was made with; `tslog:NAME:writer`, the program that stored last.
+Layout in Redis: the stream `tslog:NAME` with ids `<sequence number>-0` and one field: its name is the index of the
+format, or `raw`, its value the record's bytes; a consumer group `reader:N` for each reader, whose last-delivered id is
+its committed cursor; `tslog:NAME:log`, what the log was made with; `tslog:NAME:writer`, who stores.
 """
 
 import json
 import logging
 import os
-import socket
-import struct
-import sys
 import threading
 import time
-import uuid
 import weakref
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from shareddata.connection import Connection
-from shareddata.errors import (
-    DecodeError,
-    FieldError,
-    LogFormatError,
-    ServerRefused,
-    ServerSetupError,
-    ServerTimeout,
-    ServerUnreachable,
-    WriterConflict,
-)
-from shareddata.formats import Format, rows, table
+from shareddata.errors import FieldError, LogFormatError, ServerError, ServerRefused, ServerSetupError, WriterConflict
+from shareddata.formats import Format, rows
+from shareddata.logreader import RAW, TSReader
+from shareddata.logwriter import PAGE, LogWriter, token
 from shareddata.memory import SharedMemory
+from shareddata.names import check_log_name
 from shareddata.stream import Numbered
 from shareddata.wire import pack, transaction
+
+__all__ = ["Stats", "TSLog", "TSReader", "durability"]
 
 log = logging.getLogger("shareddata")
 
 MOST_READERS = 4
 DEFAULT_MAX_BUCKETS = 64
 MOST_PENDING = 100_000
-"""Records that `store` holds in memory while the server is away."""
+"""Records that `store` holds in memory while the server is away, unless `max_pending` says otherwise."""
 
-_PAGE = 1000
 _RETRY_EVERY = 0.5  # seconds between attempts to commit while the server is away
+
+_logs: "weakref.WeakSet[TSLog]" = weakref.WeakSet()
+
+
+def _discard_in_child() -> None:
+    for each in list(_logs):
+        each._forget()
+
+
+os.register_at_fork(after_in_child=_discard_in_child)
 
 
 class Stats(NamedTuple):
@@ -75,19 +76,23 @@ class TSLog:
         bucket_size: records that are dropped together.
         commit_delta: stored records after which they are committed.
         nreaders: how many readers it has, 4 at most.
-        recreate: begin an empty log, with number 1.
+        recreate: begin an empty log, with number 1, and be its writer.
         shm: the shared memory; the default address if None.
         commit_interval: seconds after which stored records are committed in any case, None for never.
         max_buckets: buckets that are kept for slow readers at the most.
+        max_pending: records that `store` holds in memory while the server is away.
         require: `"fsynced"` refuses a server that can lose a commit at a power cut.
+
+    Attributes:
+        lost: committed records that the server lost, and that this program could not send again.
 
     Raises:
         LogFormatError: the log was made with other formats or sizes; the message names both.
         ServerSetupError: the server is not as durable as required.
 
-    A log belongs to one thread at a time, and is a context manager.
+    A log belongs to one thread at a time, and is a context manager. A forked child discards what was not committed.
 
-    Redis: MULTI, HSETNX, HGETALL, EXEC, XGROUP CREATE; with recreate DEL.
+    Redis: MULTI, SETNX, GET, EXEC, XGROUP CREATE; with recreate DEL, SET.
     """
 
     def __init__(
@@ -103,51 +108,56 @@ class TSLog:
         shm: SharedMemory | None = None,
         commit_interval: float | None = None,
         max_buckets: int = DEFAULT_MAX_BUCKETS,
+        max_pending: int = MOST_PENDING,
         require: str | None = None,
     ) -> None:
-        if not 0 <= nreaders <= MOST_READERS:
-            raise LogFormatError(f"log {name}: {nreaders} readers, expected 0 to {MOST_READERS}")
-        if min(bucket_size, commit_delta, record_size, max_buckets) < 1:
-            raise LogFormatError(
-                f"log {name}: {bucket_size=}, {commit_delta=}, {record_size=}, {max_buckets=}: each is at least 1"
-            )
         self.name = name
-        self.formats = tuple(Format(text) for text in formats)
+        self.formats = tuple(map(Format, [formats] if isinstance(formats, str) else formats))
         self.record_size = max((form.size for form in self.formats), default=record_size)
         self.bucket_size = bucket_size
         self.commit_delta = commit_delta
         self.nreaders = nreaders
         self.max_buckets = max_buckets
-        self.lost = 0
-        self._owns = shm is None
-        self._shm = shm or SharedMemory()
-        self._lock = threading.RLock()
-        self._writer = self._shm.connect(f"log {name}")  # only for commits: an EXEC of another kind would end its WATCH
-        self._connection = self._shm.connect(f"log {name}")
-        self._stream = Numbered(self._connection, self._shm.keys.log(name))
-        self._made_key, self._writer_key = f"{self._stream.key}:log", f"{self._stream.key}:writer"
-        self._guard = pack("WATCH", self._writer_key) + pack("GET", self._writer_key)
-        self._readers: weakref.WeakSet[TSReader] = weakref.WeakSet()
-        self._token = b""
-        self._pending: list[tuple[bytes, bytes]] = []
-        self._held: deque[tuple[bytes, bytes]] = deque(maxlen=bucket_size)
-        self._seqn = self._committed = 0
-        self._trimmed = 1
-        self._opened = 0
-        self._retry_at = 0.0
+        self.max_pending = max_pending
         self._interval = commit_interval
-        self._timer: threading.Timer | None = None
+        self._check_arguments(record_size, require)
+        self._made = json.dumps(
+            {
+                "formats": [form.text for form in self.formats],
+                "record_size": self.record_size,
+                "bucket_size": self.bucket_size,
+            }
+        ).encode()
+        self._owned = shm is None
+        self._shm = shm or SharedMemory()
+        self._prepare()
         try:
-            self._made = self._open(recreate)
-            if require is not None:
-                self._require(require)
+            self._open(recreate)
+            if require:
+                self._require_fsync()
         except BaseException:
-            self._connection.close()
+            self.close()
             raise
-        self._shm.attach(self)
+        if not self._owned:
+            self._shm.attach(self)
+        _logs.add(self)
+
+    def _check_arguments(self, record_size: int, require: str | None) -> None:
+        check_log_name(self.name)
+        if not 0 <= self.nreaders <= MOST_READERS:
+            raise LogFormatError(f"log {self.name}: {self.nreaders} readers, expected 0 to {MOST_READERS}")
+        sizes = {"bucket_size": self.bucket_size, "commit_delta": self.commit_delta, "record_size": record_size}
+        sizes |= {"max_buckets": self.max_buckets, "max_pending": self.max_pending}
+        for name, value in sizes.items():
+            if not isinstance(value, int) or value < 1:
+                raise LogFormatError(f"log {self.name}: {name}={value!r}, expected an integer of 1 or more")
+        if self._interval is not None and not self._interval > 0:
+            raise LogFormatError(f"log {self.name}: commit_interval={self._interval!r}, expected seconds above 0")
+        if require not in (None, "fsynced"):
+            raise LogFormatError(f"log {self.name}: require={require!r}, expected 'fsynced'")
 
     def __repr__(self) -> str:
-        return f"<TSLog {self.name}: {self._seqn} stored, {self._committed} committed>"
+        return f"<TSLog {self.name}: {self._seqn} stored, {self._writer.committed} committed>"
 
     def __enter__(self) -> "TSLog":
         return self
@@ -157,33 +167,48 @@ class TSLog:
 
     # -- opening --------------------------------------------------------------------------------------------------
 
-    def _open(self, recreate: bool) -> bytes:
-        """Make the log, or check that it was made as this program wants it; return what it was made with.
+    def _prepare(self) -> None:
+        self._lock = threading.RLock()
+        self._timer: threading.Timer | None = None
+        self._readers: weakref.WeakSet[TSReader] = weakref.WeakSet()
+        self._connection = self._shm.connect(f"log {self.name}")
+        self._commits = self._shm.connect(f"log {self.name} writer")
+        self._stream = Numbered(self._connection, self._shm.keys.log(self.name))
+        self._writer = LogWriter(self._commits, self._stream, f"log {self.name}", self.bucket_size, self._restore)
+        self._pending = self._writer.pending
+        self._made_key = f"{self._stream.key}:log"
+        self._seqn = 0
+        self._trimmed = 1
+        self._retry_at = 0.0
+        self._trouble: ServerError | None = None
+        self._untold: WriterConflict | None = None
 
-        Redis: MULTI, SETNX, GET, EXEC, XGROUP CREATE; with recreate DEL and SET.
-        """
-        shape = {
-            "formats": [form.text for form in self.formats],
-            "record_size": self.record_size,
-            "bucket_size": self.bucket_size,
-        }
-        made = json.dumps(shape | {"incarnation": uuid.uuid4().hex}).encode()
+    def _open(self, recreate: bool) -> None:
+        """Make the log, or check that it was made as this program wants it."""
+        commands = [pack("SETNX", self._made_key, self._made)]
         if recreate:
-            commands = [pack("DEL", self._stream.key, self._writer_key), pack("SET", self._made_key, made)]
-        else:
-            commands = [pack("SETNX", self._made_key, made)]
+            beginning = token([], 1)
+            writer_key = f"{self._stream.key}:writer"
+            commands = [
+                pack("DEL", self._stream.key),
+                pack("SET", self._made_key, self._made),
+                pack("SET", writer_key, beginning),
+            ]
         commands.append(pack("GET", self._made_key))
         self._connection.settle()
-        found: bytes = self._connection.transact(transaction(commands), [f"log {self.name}"] * len(commands))[-1]
-        there = json.loads(found)
-        if {name: there.get(name) for name in shape} != shape:
+        found = self._connection.transact(transaction(commands), [f"log {self.name}"] * len(commands))[-1]
+        if found != self._made:
             raise LogFormatError(
-                f"log {self.name}: made with {_shape_text(there)}, opened with {_shape_text(shape)}: open it as it was "
+                f"log {self.name}: made with {_shape(found)}, opened with {_shape(self._made)}: open it as it was "
                 "made, or begin it anew with recreate=True"
             )
+        if recreate:
+            self._writer.adopt(beginning, 0)
+        self._make_cursors()
+
+    def _make_cursors(self) -> None:
         for n in range(self.nreaders):
             self._stream.make_cursor(f"reader:{n}")
-        return found
 
     @property
     def durability(self) -> str:
@@ -191,11 +216,10 @@ class TSLog:
 
         Redis: INFO persistence, CONFIG GET.
         """
-        return durability(self._connection)
+        with self._lock:
+            return durability(self._connection)
 
-    def _require(self, required: str) -> None:
-        if required != "fsynced":
-            raise LogFormatError(f"log {self.name}: require is {required!r}, expected 'fsynced'")
+    def _require_fsync(self) -> None:
         found = self.durability
         if not found.startswith("fsynced"):
             raise ServerSetupError(
@@ -203,7 +227,7 @@ class TSLog:
                 "CONFIG SET appendonly yes, CONFIG SET appendfsync always, or embedded:///folder?fsync=always"
             )
 
-    # -- writing --------------------------------------------------------------------------------------------------
+    # -- storing --------------------------------------------------------------------------------------------------
 
     def store(self, *args: Any) -> int:
         """Store values according to the log's only format.
@@ -214,15 +238,18 @@ class TSLog:
         Raises:
             LogFormatError: the log has no or several formats.
             FieldError: the values don't fit the format.
-            ServerUnreachable: the server is away and the memory for records is full.
+            ServerUnreachable, ServerTimeout, ServerRefused: the first record needs the server; later ones wait in
+                memory while it is away, until that is full. The record was not stored.
             WriterConflict: another program stores into this log now.
+
+        Redis: as `commit` after `commit_delta` records; for the first record GET, SET, WATCH, INFO, CONFIG GET.
         """
         if len(self.formats) != 1:
             raise LogFormatError(f"log {self.name} has {len(self.formats)} formats: use store_with_tag or store_record")
         return self._store(b"0", self.formats[0].pack(*args))
 
     def store_with_tag(self, tag: int, *args: Any) -> int:
-        """Store values according to one of the log's formats.
+        """Store values according to one of the log's formats; see `store`.
 
         Args:
             tag: its index.
@@ -230,19 +257,17 @@ class TSLog:
         """
         if len(self.formats) < 2:
             raise LogFormatError(f"log {self.name} has {len(self.formats)} formats: use store or store_record")
-        if not isinstance(tag, int) or not 0 <= tag < len(self.formats):
-            raise FieldError(f"log {self.name}: tag {tag!r}, expected 0 to {len(self.formats) - 1}")
-        return self._store(b"%d" % tag, self.formats[tag].pack(*args))
+        return self._store(b"%d" % self._check_tag(tag), self.formats[tag].pack(*args))
 
     def store_record(self, data: bytes) -> int:
-        """Store raw bytes, up to `record_size`."""
-        data = bytes(data)
+        """Store raw bytes, up to `record_size`; see `store`."""
+        data = bytes(memoryview(data))
         if len(data) > self.record_size:
             raise FieldError(f"log {self.name}: {len(data)} bytes, expected {self.record_size} at the most")
-        return self._store(b"0", data)
+        return self._store(RAW, data)
 
     def store_many(self, records: Any, tag: int = 0) -> int:
-        """Store many records at once.
+        """Store many records at once; see `store`. Unless values don't fit, all or the first ones were stored.
 
         Args:
             records: a structured array whose types are the format's, or a list of tuples.
@@ -251,25 +276,55 @@ class TSLog:
         Returns:
             The sequence number of the last one.
         """
+        field = b"%d" % self._check_tag(tag)
+        parts = rows(records, self.formats[tag])
         with self._lock:
-            number = self._seqn
-            for data in rows(records, self.formats[tag]):
-                number = self._store(b"%d" % tag, data)
-            return number
+            self._make_room()
+            for start in range(0, len(parts), PAGE):
+                self._make_room()
+                page = parts[start : start + PAGE]
+                number, entry = self._seqn + 1, self._stream.entry
+                self._pending += [entry(number + i, field, data) for i, data in enumerate(page)]
+                self._seqn += len(page)
+                self._after_store()
+            return self._seqn
+
+    def _check_tag(self, tag: int) -> int:
+        if not isinstance(tag, int) or not 0 <= tag < len(self.formats):
+            raise FieldError(f"log {self.name}: tag {tag!r}, expected 0 to {len(self.formats) - 1}")
+        return tag
 
     def _store(self, tag: bytes, data: bytes) -> int:
         with self._lock:
-            if not self._token:
-                self._become_writer()
-            self._seqn += 1
-            self._pending.append((tag, data))
-            if len(self._pending) >= self.commit_delta:
-                self._try_commit()
-            elif self._interval is not None and self._timer is None:
-                self._timer = threading.Timer(self._interval, self._on_time)
-                self._timer.daemon = True
-                self._timer.start()
-            return self._seqn
+            if not self._writer.token or self._trouble:
+                self._make_room()
+            self._seqn = number = self._seqn + 1
+            self._pending.append(self._stream.entry(number, tag, data))
+            if len(self._pending) >= self.commit_delta or self._interval:
+                self._after_store()
+            return number
+
+    def _make_room(self) -> None:
+        """Be the writer; raise when the memory for records is full and the server still away."""
+        if not self._writer.token:
+            self._writer.begin()
+            self._seqn = self._writer.committed
+            self._warn_if_volatile()
+        if len(self._pending) >= self.max_pending:
+            self._try_commit()
+        if len(self._pending) >= self.max_pending and self._trouble:
+            raise type(self._trouble)(
+                f"log {self.name}: {len(self._pending)} records wait for the server, as many as memory may hold; this "
+                f"one was not stored: {self._trouble}: stop storing, or log into an embedded:// server and forward it"
+            )
+
+    def _after_store(self) -> None:
+        if len(self._pending) >= self.commit_delta:
+            self._try_commit()
+        if self._interval and self._pending and self._timer is None:
+            self._timer = threading.Timer(self._interval, self._on_time)
+            self._timer.daemon = True
+            self._timer.start()
 
     def commit(self) -> int:
         """Write all stored records to the server.
@@ -278,165 +333,84 @@ class TSLog:
             The sequence number of the last record.
 
         Raises:
-            ServerUnreachable, ServerTimeout: they are kept, and sent again with the next commit; they land once.
+            ServerUnreachable, ServerTimeout, ServerRefused: they are kept, and sent again with the next commit; they
+                land once.
             WriterConflict: another program stores into this log now.
 
         Redis: MULTI, XADD for each record, EXEC, WATCH, GET; at the end of a bucket XINFO GROUPS, XTRIM.
         """
         with self._lock:
-            if self._pending:
+            self._commit()
+            return self._seqn if self._writer.token else self._stream.extent().last
+
+    def _commit(self) -> None:
+        before = self._bucket()
+        try:
+            self._writer.commit()
+            if self._bucket() != before:
+                self._clean()
+        except ServerError as error:
+            if self._trouble is None:
+                log.warning("log %s: %d records wait for the server: %s", self.name, len(self._pending), error)
+            self._trouble, self._retry_at = error, time.monotonic() + _RETRY_EVERY
+            raise
+        self._trouble, self._retry_at = None, 0.0
+
+    def _try_commit(self) -> None:
+        """Commit, or go on in memory; `_trouble` says why."""
+        if time.monotonic() >= self._retry_at:
+            try:
                 self._commit()
-            return self._seqn
+            except ServerError:
+                pass  # it was logged, and is raised when the memory is full, by `commit` and by `close`
 
     def _on_time(self) -> None:
         with self._lock:
             self._timer = None
-            if self._pending:
-                self._try_commit()
-
-    def _try_commit(self) -> None:
-        """Commit, or go on in memory while the server is away."""
-        if time.monotonic() >= self._retry_at:
             try:
-                return self._commit()
-            except (ServerUnreachable, ServerTimeout):
-                self._retry_at = time.monotonic() + _RETRY_EVERY
-        if len(self._pending) >= MOST_PENDING:
-            raise ServerUnreachable(
-                f"{self._shm.url}, log {self.name}: the server is away and {len(self._pending)} records wait, as many "
-                "as memory may hold: stop storing, or log into an embedded:// server and forward it"
-            )
+                self._try_commit()
+                self._after_store()
+            except WriterConflict as error:  # nobody calls this: the next store, commit or close raises it
+                log.error("%s", error)
+                self._untold = error
 
-    def _commit(self) -> None:
-        self._writer.settle()
-        if self._opened != self._writer.opened:
-            self._resume()
-        while self._pending:
-            self._send(self._pending[:_PAGE])
-        self._retry_at = 0.0
-
-    def _send(self, batch: Sequence[tuple[bytes, bytes]]) -> None:
-        """Append a batch in one transaction that is void when another program has become the writer."""
-        first = self._committed + 1
-        entries = [self._stream.entry(first + i, tag, data) for i, (tag, data) in enumerate(batch)]
-        answers = self._writer.transact(transaction(entries), [f"log {self.name}"] * len(entries), self._guard)
-        if self._writer.guarded != self._token:
-            self._conflict(self._writer.guarded)
-        if not answers:
-            return  # void, and this program is the writer still: its key was touched without being changed
-        before = (self._committed - 1) // self.bucket_size
-        self._committed += len(batch)
-        self._held.extend(batch)
-        del self._pending[: len(batch)]
-        if (self._committed - 1) // self.bucket_size != before:
-            self._clean()
-
-    def _conflict(self, now: bytes | None) -> None:
-        """Stop being the writer."""
-        who = json.loads(now) if now else {}
-        self._token = b""
-        raise WriterConflict(
-            f"{self._shm.url}, log {self.name}: {who.get('program', 'another program')}, process {who.get('pid')} on "
-            f"{who.get('host')}, stores into it since {who.get('since')}: {len(self._pending)} records of this program "
-            "were not written; run one writer only"
-        )
-
-    def _become_writer(self) -> None:
-        """Take the writer's role over from whoever had it, and go on with the next number.
-
-        Redis: SET, WATCH, GET, XINFO STREAM.
-        """
-        self._token = json.dumps(
-            {
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "program": os.path.basename(sys.argv[0]) or "python",
-                "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-                "id": uuid.uuid4().hex,
-            }
-        ).encode()
-        try:
-            self._writer.call("SET", self._writer_key, self._token)
-            self._opened = self._writer.opened
-            self._watch()
-            self._seqn = self._committed = self._stream.extent().last
-        except BaseException:
-            self._token = b""
-            raise
-        self._held.clear()
-
-    def _watch(self) -> None:
-        self._writer.call("WATCH", self._writer_key)
-        found = self._writer.call("GET", self._writer_key)
-        if found is None:  # the server lost it
-            self._writer.call("UNWATCH")
-            self._writer.call("SET", self._writer_key, self._token)
-            self._writer.call("WATCH", self._writer_key)
-        elif found != self._token:
-            self._conflict(found)
-
-    def _resume(self) -> None:
-        """After a reconnection, find out what the server has, and send again what it lost.
-
-        A commit of unknown outcome is either there, whole, or it is not: the records it would have are compared.
-
-        Redis: WATCH, GET, XINFO STREAM, XRANGE.
-        """
-        self._watch()
-        last = self._stream.extent().last
-        if last > self._committed:
-            self._recognise(last)
-        elif last < self._committed:
-            self._send_again(last)
-        self._opened = self._writer.opened
-
-    def _recognise(self, last: int) -> None:
-        """Take records that are there as the ones of the commit whose outcome was unknown, if they are the same."""
-        there, _ = self._stream.read(self._committed, last - self._committed)
-        ours = self._pending[: last - self._committed]
-        if [(tag, data) for _, tag, data in there] != ours:
-            raise WriterConflict(
-                f"{self._shm.url}, log {self.name}: the records from {self._committed + 1} on are not those that "
-                "this program stored: another program writes this log; run one writer only"
-            )
-        self._held.extend(ours)
-        del self._pending[: len(ours)]
-        self._committed = last
-
-    def _send_again(self, last: int) -> None:
-        """Put what the server lost (a power cut, without fsync) back among the stored records, as far as it is held."""
-        missing = self._committed - last
-        again = list(self._held)[-missing:] if missing < len(self._held) else list(self._held)
-        self._pending[:0] = again
-        for _ in again:
-            self._held.pop()
-        lost = missing - len(again)
-        self._committed -= len(again)
-        self.lost += lost
-        log.warning(
-            "%s, log %s: the server lost %d committed records; %d are sent again, %d are lost",
-            *(self._shm.url, self.name, missing, len(again), lost),
-        )
-        for n in range(self.nreaders):
-            self._stream.make_cursor(f"reader:{n}")
-        if lost == 0 and last == 0:
-            self._connection.call("SETNX", self._made_key, self._made)
+    def _bucket(self) -> int:
+        return max(0, self._writer.committed - 1) // self.bucket_size
 
     def _clean(self) -> None:
         """Drop the buckets below every reader's committed cursor, and those above `max_buckets`.
 
-        Redis: XINFO GROUPS, XTRIM.
+        Redis: XINFO STREAM, XINFO GROUPS, XTRIM.
         """
-        cursors = self._stream.extent().cursors.values()
-        done = min(cursors, default=self._committed)
-        below = done // self.bucket_size * self.bucket_size + 1
-        newest = (self._committed - 1) // self.bucket_size
-        below = max(below, (newest - self.max_buckets + 1) * self.bucket_size + 1)
+        done = min(self._stream.extent().cursors.values(), default=self._writer.committed)
+        kept = max(done // self.bucket_size, self._bucket() - self.max_buckets + 1)
+        below = kept * self.bucket_size + 1
         if below > self._trimmed:
             self._stream.trim(below)
             self._trimmed = below
 
+    def _restore(self) -> None:
+        """Make again what belongs to the log, on a server that lost records.
+
+        Redis: SETNX, XGROUP CREATE.
+        """
+        self._connection.call("SETNX", self._made_key, self._made)
+        self._make_cursors()
+
+    def _warn_if_volatile(self) -> None:
+        try:
+            found = self.durability
+        except ServerRefused:
+            return  # this user may not ask
+        if found.startswith("in memory"):
+            log.warning("%s, log %s: a commit is %s", self._shm.url, self.name, found)
+
     # -- looking --------------------------------------------------------------------------------------------------
+
+    @property
+    def lost(self) -> int:
+        """Committed records that the server lost, and that this program could not send again."""
+        return self._writer.lost
 
     def stats(self) -> Stats:
         """Return the last sequence number, its bucket and how far the slowest reader is behind.
@@ -447,13 +421,14 @@ class TSLog:
         """
         with self._lock:
             extent = self._stream.extent()
-            last = self._seqn if self._token else extent.last
+            last = self._seqn if self._writer.token else extent.last
             places = {name: number for name, number in extent.cursors.items() if name.startswith("reader:")}
             for reader in self._readers:
                 places[reader.cursor] = max(reader.position, places.get(reader.cursor, 0))
-            return Stats(last, max(0, last - 1) // self.bucket_size, last - min(places.values(), default=last))
+            lag = max(0, last - min(places.values(), default=last))
+            return Stats(last, max(0, last - 1) // self.bucket_size, lag)
 
-    def reader(self, n: int) -> "TSReader":
+    def reader(self, n: int) -> TSReader:
         """Return a reader; it begins behind its committed cursor.
 
         Args:
@@ -462,40 +437,58 @@ class TSLog:
         Raises:
             LogFormatError: the log was opened with fewer readers.
 
-        Redis: XINFO STREAM, XINFO GROUPS.
+        Redis: GET, XINFO STREAM, XINFO GROUPS.
         """
         if not isinstance(n, int) or not 0 <= n < self.nreaders:
             raise LogFormatError(
                 f"log {self.name}: reader {n!r}, expected 0 to {self.nreaders - 1}: open it with more nreaders"
             )
-        reader = TSReader(self, n)
-        self._readers.add(reader)
+        connection = self._shm.connect(f"log {self.name} reader {n}")
+        reader = TSReader(connection, self._stream.key, f"reader:{n}", self.formats, self._made, self._forget_reader)
+        with self._lock:
+            self._readers.add(reader)
         return reader
+
+    def _forget_reader(self, reader: TSReader) -> None:
+        with self._lock:
+            self._readers.discard(reader)
 
     def close(self) -> None:
         """Commit what was stored, and close the log and its readers.
 
         Raises:
-            ServerUnreachable, ServerTimeout, WriterConflict: stored records could not be committed; they are lost.
+            ServerUnreachable, ServerTimeout, ServerRefused: stored records could not be committed; they are lost.
+            WriterConflict: the same, and no store or commit has raised it before.
         """
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
+                self._timer = None
+            untold, self._untold = self._untold, None
             try:
-                if self._pending and self._token:
+                if self._writer.token:
                     self._commit()
+                elif untold is not None:
+                    raise untold
             finally:
-                self._pending.clear()
+                self._writer.forget()
                 for reader in list(self._readers):
                     reader.close()
-                self._writer.close()
+                self._commits.close()
                 self._connection.close()
-                if self._owns:
+                if self._owned:
                     self._shm.close()
 
+    def _forget(self) -> None:
+        """In a forked child: nothing is this program's to commit."""
+        self._lock = threading.RLock()
+        self._timer = None
+        self._writer.forget()
 
-def _shape_text(shape: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={shape.get(name)!r}" for name in ("formats", "record_size", "bucket_size"))
+
+def _shape(made: bytes) -> str:
+    shape: Mapping[str, Any] = json.loads(made)
+    return ", ".join(f"{name}={value!r}" for name, value in shape.items())
 
 
 def durability(connection: Connection) -> str:
@@ -504,156 +497,22 @@ def durability(connection: Connection) -> str:
     Redis: INFO persistence, CONFIG GET.
     """
     info = connection.ask("INFO", "persistence")
-    if b"aof_enabled:1" not in (info.encode() if isinstance(info, str) else info):
-        return "in memory only: a server that ends without saving loses it"
+    text = info if isinstance(info, str) else info.decode()
     try:
-        policy = connection.ask("CONFIG", "GET", "appendfsync")[b"appendfsync"].decode()
+        found = connection.ask("CONFIG", "GET", "appendfsync", "no-appendfsync-on-rewrite", "save")
     except (ServerRefused, ServerSetupError):
-        return "in the append-only file; the server does not tell how often that is on disk"
+        found = {}
+    settings = {name.decode(): value.decode() for name, value in found.items()}
+    if "aof_enabled:1" not in text:
+        if settings.get("save"):
+            return "in memory until the next snapshot: a server that is killed, or a power cut, loses what came since"
+        return "in memory only: a server that ends loses it"
+    if not settings:
+        return "in the append-only file; the server does not tell how often that is put on disk"
+    policy = settings["appendfsync"]
+    if policy == "always" and settings["no-appendfsync-on-rewrite"] == "yes":
+        return "on disk before it is acknowledged, but not while the server rewrites its append-only file"
     return {
         "always": "fsynced: on disk before it is acknowledged",
         "everysec": "on disk within about a second: a power cut loses that much, a killed server nothing",
-    }.get(policy, "on disk when the system writes it: a power cut loses some 30 seconds")
-
-
-class TSReader:
-    """A reader of a log, with a durable cursor. Made by `TSLog.reader`, never directly.
-
-    It has its own connection, belongs to one thread at a time, is a context manager, and an iterator over what is
-    committed now.
-
-    Attributes:
-        position: the sequence number of the last record that was read.
-        missed: records that were dropped or lost before this reader could read them.
-        restarts: how often the log was begun anew (`recreate`) under this reader.
-
-    Redis: MULTI, XRANGE, GET, EXEC.
-    """
-
-    def __init__(self, tslog: TSLog, n: int, format: str = "") -> None:
-        self._log = tslog
-        self._formats = tslog.formats
-        self.cursor = f"reader:{n}"
-        self.missed = 0
-        self.restarts = 0
-        self._made = tslog._made
-        self._made_key = tslog._made_key
-        self._connection = tslog._shm.connect(f"log {tslog.name} reader {n}")
-        self._stream = Numbered(self._connection, tslog._stream.key)
-        self._buffer: deque[tuple[int, bytes, bytes]] = deque()
-        try:
-            self.position = self._stream.extent().cursors.get(self.cursor, 0)
-        except BaseException:
-            self._connection.close()
-            raise
-        self._fetched = self.position
-
-    def __repr__(self) -> str:
-        return f"<TSReader {self.cursor} of {self._log.name} at {self.position}, {self.missed} missed>"
-
-    def __enter__(self) -> "TSReader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        while (record := self.next()) is not None:
-            yield record
-
-    def next(self) -> tuple[Any, ...] | None:
-        """Return the next record's values; with several formats `(tag, values)`; None when there is no more yet.
-
-        Raises:
-            LogFormatError: the log has no format: use `next_record`.
-            DecodeError: raw bytes that do not have the format's length.
-        """
-        if not self._formats:
-            raise LogFormatError(f"log {self._log.name} has no format: use next_record")
-        entry = self._next()
-        if entry is None:
-            return None
-        number, tag, data = entry
-        try:
-            values = self._formats[int(tag)].unpack(data)
-        except (struct.error, ValueError, IndexError):
-            raise DecodeError(
-                f"log {self._log.name}, record {number}: {len(data)} bytes with the tag {tag!r} are no record of the "
-                f"formats {[form.text for form in self._formats]}: it was stored with store_record; use next_record"
-            ) from None
-        return values if len(self._formats) == 1 else (int(tag), values)
-
-    def next_record(self) -> bytearray | None:
-        """Return the next record's bytes, None when there is no more yet."""
-        entry = self._next()
-        return None if entry is None else bytearray(entry[2])
-
-    def read_many(self, n: int, tag: int = 0) -> Any:
-        """Return up to n records of one format as a structured array; it may be empty.
-
-        Args:
-            n: how many at most.
-            tag: the index of the format; the array ends before a record of another one.
-        """
-        records: list[bytes] = []
-        wanted = b"%d" % tag
-        while len(records) < n and (self._buffer or self._fetch(n - len(records))):
-            if self._buffer[0][1] != wanted:
-                break
-            records.append(self._take()[2])
-        return table(records, self._formats[tag])
-
-    def follow(self, timeout: float | None = None) -> Iterator[tuple[Any, ...]]:
-        """Yield records as they are committed.
-
-        Args:
-            timeout: seconds without a new one after which it ends, None for never.
-        """
-        heard = time.monotonic()
-        while True:
-            for record in self:
-                yield record
-                heard = time.monotonic()
-            rest = 1.0 if timeout is None else heard + timeout - time.monotonic()
-            if rest <= 0:
-                return
-            try:
-                self._stream.wait(self._fetched, rest)
-            except (ServerUnreachable, ServerTimeout):
-                if timeout is not None and heard + timeout <= time.monotonic():
-                    raise
-
-    def commit(self) -> None:
-        """Save the number of the last read record as the cursor: a later reader begins behind it.
-
-        Redis: XINFO GROUPS, XGROUP SETID.
-        """
-        self._stream.move_cursor(self.cursor, self.position)
-
-    def close(self) -> None:
-        """Close the reader; its cursor stays where it was committed."""
-        self._connection.close()
-
-    def _next(self) -> tuple[int, bytes, bytes] | None:
-        return self._take() if self._buffer or self._fetch() else None
-
-    def _take(self) -> tuple[int, bytes, bytes]:
-        entry = self._buffer.popleft()
-        number = entry[0]
-        if number != self.position + 1:
-            self.missed += number - self.position - 1
-        self.position = number
-        return entry
-
-    def _fetch(self, count: int = _PAGE) -> bool:
-        """Read the next records into the buffer; begin at 1 when the log was begun anew."""
-        entries, made = self._stream.read(self._fetched, max(1, min(count, _PAGE)), pack("GET", self._made_key))
-        if made is not None and made != self._made:
-            log.warning("log %s was begun anew: its readers begin at 1", self._log.name)
-            self._made, self.position, self._fetched = made, 0, 0
-            self.restarts += 1
-            return self._fetch(count)
-        if entries:
-            self._fetched = entries[-1][0]
-            self._buffer.extend(entries)
-        return bool(entries)
+    }.get(policy, "on disk when the system writes it: a power cut loses some 30 seconds, a killed server nothing")

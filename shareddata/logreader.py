@@ -1,0 +1,239 @@
+"""Reading a log: record after record, behind a durable cursor.
+
+It knows positions, cursors and what a record's tag says. It must not know who may write, or buckets. Invariants:
+
+1. Records come in the order of their numbers, each once; a later reader begins behind the committed cursor.
+2. What cannot be read any more (dropped, or lost by the server) is counted in `missed`.
+3. Numbers that were given anew, to other records, are read again from there on, and that is counted in `restarts`.
+"""
+
+import logging
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from shareddata.connection import Connection
+from shareddata.errors import DecodeError, LogFormatError, ServerTimeout, ServerUnreachable
+from shareddata.formats import Format, table
+from shareddata.logwriter import newer, parted
+from shareddata.stream import Numbered
+from shareddata.wire import pack
+
+log = logging.getLogger("shareddata")
+
+RAW = b"raw"
+"""The tag of a record that was stored as bytes."""
+
+_PAGE = 1000
+
+
+def decoders(formats: Sequence[Format]) -> dict[bytes, Callable[[bytes], Any]]:
+    """Return for each tag what makes a record of bytes: the values, or `(tag, values)` of several formats."""
+    if len(formats) == 1:
+        return {b"0": formats[0].unpack}
+    return {b"%d" % i: lambda data, i=i: (i, formats[i].unpack(data)) for i in range(len(formats))}  # type: ignore[misc]
+
+
+class TSReader:
+    """A reader of a log, with a durable cursor. Made by `TSLog.reader`, never directly.
+
+    It has its own connection, belongs to one thread at a time, is a context manager, and an iterator over what is
+    committed now.
+
+    Attributes:
+        position: the sequence number of the last record that was read.
+        missed: records that were dropped or lost before this reader could read them.
+        restarts: how often numbers were given anew under this reader: by `recreate`, or by a new writer after the
+            server had lost committed records.
+
+    Redis: MULTI, XRANGE, GET, EXEC.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        key: str,
+        cursor: str,
+        formats: Sequence[Format],
+        made: bytes,
+        on_close: Callable[["TSReader"], object],
+    ) -> None:
+        self.cursor = cursor
+        self.missed = 0
+        self.restarts = 0
+        self._formats = formats
+        self._decode: Mapping[bytes, Callable[[bytes], Any]] = decoders(formats)
+        self._made = made
+        self._on_close = on_close
+        self._connection = connection
+        self._stream = Numbered(connection, key)
+        self._ask_writer = pack("GET", f"{key}:writer")
+        self._entries: list[Any] = []  # the next one last: [id, [tag, bytes]]
+        try:
+            connection.settle()
+            self._writer: bytes | None = connection.command(self._ask_writer)
+            self.position = self._stream.extent().cursors.get(cursor, 0)
+        except BaseException:
+            connection.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<TSReader {self.cursor} of {self._stream.key} at {self.position}, {self.missed} missed>"
+
+    def __enter__(self) -> "TSReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        while (record := self.next()) is not None:
+            yield record
+
+    def next(self) -> tuple[Any, ...] | None:
+        """Return the next record's values; with several formats `(tag, values)`; None when there is no more yet.
+
+        Raises:
+            LogFormatError: the log has no format: use `next_record`; or it was begun anew with other formats.
+            DecodeError: a record that was stored as bytes; `next_record` returns it.
+        """
+        if not self._entries and not self._fetch():
+            return None
+        tag, data = self._entries[-1][1]
+        try:
+            values: tuple[Any, ...] = self._decode[tag](data)
+        except (struct.error, KeyError):
+            raise self._no_record(tag, data) from None
+        del self._entries[-1]
+        self.position += 1
+        return values
+
+    def next_record(self) -> bytearray | None:
+        """Return the next record's bytes, None when there is no more yet."""
+        if not self._entries and not self._fetch():
+            return None
+        self.position += 1
+        return bytearray(self._entries.pop()[1][1])
+
+    def read_many(self, n: int, tag: int = 0) -> Any:
+        """Return up to n records of one format as a structured array; it may be empty.
+
+        Args:
+            n: how many at most.
+            tag: the index of the format; the array ends before a record of another one.
+
+        Raises:
+            LogFormatError: no such format, or one that arrays cannot have.
+        """
+        if not 0 <= tag < len(self._formats):
+            raise LogFormatError(f"{self._stream.key}: tag {tag!r}, expected 0 to {len(self._formats) - 1}")
+        records: list[bytes] = []
+        wanted, size = b"%d" % tag, self._formats[tag].size
+        while len(records) < n and (self._entries or self._fetch(n - len(records))):
+            entries = [fields for _, fields in self._entries[: -(n - len(records)) - 1 : -1]]
+            good = [fields[1] for fields in entries if fields[0] == wanted and len(fields[1]) == size]
+            if len(good) < len(entries):
+                good = good[: next(i for i, f in enumerate(entries) if f[0] != wanted or len(f[1]) != size)]
+            if not good:
+                break
+            records += good
+            self.position += len(good)
+            del self._entries[-len(good) :]
+        return table(records, self._formats[tag])
+
+    def follow(self, timeout: float | None = None) -> Iterator[tuple[Any, ...]]:
+        """Yield records as they are committed; while the server is away, wait for it.
+
+        Args:
+            timeout: seconds without a new one after which it ends, None for never.
+
+        Raises:
+            ServerUnreachable, ServerTimeout: with a timeout only: the server is still away when it is over.
+
+        Redis: MULTI, XRANGE, GET, EXEC, XREAD.
+        """
+        heard = time.monotonic()
+        while True:
+            rest = 1.0 if timeout is None else heard + timeout - time.monotonic()
+            try:
+                self._connection.open()
+                record = self.next()
+                if record is None and rest <= 0:
+                    return
+                if record is None:
+                    self._stream.wait(self.position, rest)
+            except (ServerUnreachable, ServerTimeout):
+                if rest <= 0:
+                    raise
+                continue
+            if record is not None:
+                yield record
+                heard = time.monotonic()
+
+    def commit(self) -> None:
+        """Save the number of the last read record as the cursor: a later reader begins behind it.
+
+        Redis: XINFO STREAM, XINFO GROUPS, XGROUP SETID.
+        """
+        self._stream.move_cursor(self.cursor, self.position)
+
+    def close(self) -> None:
+        """Close the reader; its cursor stays where it was committed."""
+        self._on_close(self)
+        self._connection.close()
+
+    def _no_record(self, tag: bytes, data: bytes) -> Exception:
+        if not self._formats:
+            return LogFormatError(f"{self._stream.key} has no format: use next_record")
+        return DecodeError(
+            f"{self._stream.key}, record {self.position + 1}: {len(data)} bytes with the tag {tag.decode()!r} are no "
+            f"record of the formats {[form.text for form in self._formats]}: read it with next_record"
+        )
+
+    def _fetch(self, count: int = _PAGE) -> bool:
+        """Read the next records; they have consecutive numbers."""
+        after = self.position
+        entries, writer = self._stream.entries(after, max(1, min(count, _PAGE)), self._ask_writer)
+        if writer != self._writer and self._begun_anew(writer):
+            return self._fetch(count)
+        if not entries:
+            return False
+        first = _number(entries[0])
+        if _number(entries[-1]) - first + 1 > len(entries):  # a gap: what is behind it is read next time
+            entries = [entry for i, entry in enumerate(entries) if _number(entry) == first + i]
+        self.missed += first - after - 1
+        self.position = first - 1
+        self._entries = entries[::-1]
+        return True
+
+    def _begun_anew(self, writer: bytes | None) -> bool:
+        """Take note of a new writer; go back when it gave numbers anew that were read before."""
+        if not newer(self._writer, writer):
+            return False  # the server lost the newer one: the writer will send again what is missing, or another comes
+        first = parted(self._writer, writer) if self._writer else None
+        if first is not None and first <= self.position:
+            self._check_made()
+            log.warning("%s: the numbers from %d on are other records now: reading them", self._stream.key, first)
+            self.position = first - 1
+            self.restarts += 1
+            self._writer = writer
+            return True
+        self._writer = writer
+        return False
+
+    def _check_made(self) -> None:
+        """Refuse a log that was begun anew with other formats or sizes.
+
+        Redis: GET.
+        """
+        found = self._connection.ask("GET", f"{self._stream.key}:log")
+        if found is not None and found != self._made:
+            raise LogFormatError(
+                f"{self._stream.key}: begun anew with {found.decode()}, opened with {self._made.decode()}: open it as "
+                "it is now"
+            )
+
+
+def _number(entry: Sequence[Any]) -> int:
+    return int(entry[0].partition(b"-")[0])
