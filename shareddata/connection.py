@@ -362,9 +362,7 @@ class Connection:
             if guard:
                 self._answer()
                 self.guarded = self._answer()
-            self.invalidated = False
-            if self.messages or self.covered:
-                self.covered, self.messages = self.messages, []
+            self._cover()
             self._leftover()
         except BaseException:
             self.close()  # also when a signal's handler raised: no late answer is taken for another's
@@ -381,9 +379,19 @@ class Connection:
     def read(self, request: bytes, subjects: Sequence[Any]) -> list[Any]:
         """Do the same for commands that change nothing: asked once more where the connection broke.
 
-        Redis: MULTI, the commands, EXEC; after a broken connection again.
+        Args:
+            request: from `wire.question`: a single command stands alone.
+            subjects: for each command what it is about.
+
+        Redis: MULTI, the commands, EXEC, or the only command; after a broken connection again.
         """
-        return self._twice(self.transact, request, subjects)  # type: ignore[no-any-return]
+        return self._twice(self._single if len(subjects) == 1 else self.transact, request, subjects)  # type: ignore[no-any-return]
+
+    def _single(self, request: bytes, subjects: Sequence[Any]) -> list[Any]:
+        answer = self._ask(request, covers=True)
+        if isinstance(answer, hiredis.ReplyError):
+            raise refusal(str(answer), f"{self.address.shown}, {subjects[0]}")
+        return [answer]
 
     def clock(self) -> int:
         """Return the server's clock in milliseconds since 1970; asked once for each connection.
@@ -395,17 +403,30 @@ class Connection:
             self._clock_offset = int(seconds) * 1000 + int(microseconds) // 1000 - int(time.monotonic() * 1000)
         return self._clock_offset + int(time.monotonic() * 1000)
 
-    def _ask(self, request: bytes) -> Any:
-        """Send a request that has one answer, and return it."""
+    def _ask(self, request: bytes, covers: bool = False) -> Any:
+        """Send a request that has one answer, and return it.
+
+        Args:
+            request: a command.
+            covers: whether the answer knows of what was pushed before it, as a read of a group does.
+        """
         try:
             self._send(request)
             self._reader.feed(self._receive())
             answer = self._answer()
+            if covers:
+                self._cover()
             self._leftover()
         except BaseException:
             self.close()
             raise
         return answer
+
+    def _cover(self) -> None:
+        """Note that the answer knows of all that was pushed before it."""
+        self.invalidated = False
+        if self.messages or self.covered:
+            self.covered, self.messages = self.messages, []
 
     def _aborted(self, answers: Sequence[Any], subjects: Sequence[Any]) -> ServerError:
         """Return the error for a transaction that the server refused whole, or would not begin."""

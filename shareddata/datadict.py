@@ -121,7 +121,7 @@ class DataDict:
             DecodeError: what is in Redis does not fit the description.
             DescriptionError: the records were described anew, incompatibly.
 
-        Redis: MULTI, HMGET for each record, EXEC.
+        Redis: MULTI, HMGET for each record, EXEC; for a single record HMGET.
         """
         if self._memory is not None and not fresh and self._reader.quiet():
             return self._memory()

@@ -128,7 +128,6 @@ class Listener:
             if not connection.wait(max(0.0, silent_at - time.monotonic())):
                 break
         connection.open()
-        connection.settle()
         if connection.epoch_news:
             self._shm.recheck(connection, self._group.layouts)
         before = self._seen
@@ -143,7 +142,7 @@ class Listener:
         return connection.epoch_news or any(self._news(message) for message in connection.messages)
 
     def _read(self) -> list[Any]:
-        return self._connection.transact(self._group.request, self._group.layouts)
+        return self._connection.read(self._group.request, self._group.layouts)
 
     def _told(self) -> bool:
         """Tell whether one of the messages that the last answer knows of speaks of what is heard here; count them."""
@@ -158,15 +157,11 @@ class Listener:
         elif message[0] in (b"message", b"pmessage") and message[-1] not in _NO_NEWS:
             keys = (key_of_channel(message[-2]),)
         else:
-            keys = ()
-        return [name for key in keys if (name := self._hears(key))]
-
-    def _hears(self, key: bytes) -> str | None:
-        """Return the record that a key stands for, None when it is not heard here."""
-        if self._pattern is None and key != self._first:
-            return None
-        name = self._keys.record_of(key.decode(errors="replace"))
-        return name if name and (self._pattern is None or fnmatchcase(name, self._glob)) else None
+            return []
+        if self._pattern is None:
+            return [self._group.layouts[0].record.name] if self._first in keys else []
+        names = [self._keys.record_of(key.decode(errors="replace")) for key in keys]
+        return [name for name in names if name and fnmatchcase(name, self._glob)]
 
     # -- subscription ---------------------------------------------------------------------------------------------
 

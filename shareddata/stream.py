@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from shareddata.connection import Connection
 from shareddata.errors import ServerRefused, ServerTimeout, ServerUnreachable
 from shareddata.memory import SharedMemory
-from shareddata.wire import Layout, bulk, pack, transaction
+from shareddata.wire import Layout, bulk, pack, question, transaction
 
 _PAGE = 1000  # entries read at once
 _BLOCK = 1.0  # seconds, or half of the time-out: silence longer than the time-out then means a dead link
@@ -501,7 +501,7 @@ class Numbered:
         self._connection.settle()
         commands = [pack("XRANGE", self.key, f"({after}-0" if after else "-", "+", "COUNT", count)]
         commands += [beside] if beside else []
-        entries, *more = self._connection.read(transaction(commands), [self.key] * len(commands))
+        entries, *more = self._connection.read(question(commands), [self.key] * len(commands))
         return entries, more[0] if more else None
 
     def wait(self, after: int, seconds: float) -> bool:

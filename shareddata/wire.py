@@ -36,6 +36,11 @@ def transaction(commands: Sequence[bytes]) -> bytes:
     return b"".join((_MULTI, *commands, _EXEC))
 
 
+def question(commands: Sequence[bytes]) -> bytes:
+    """Return commands that change nothing so that all are answered as of one moment; a single one is by itself."""
+    return commands[0] if len(commands) == 1 else transaction(commands)
+
+
 @lru_cache(256)
 def queued(commands: int) -> bytes:
     """Return what a server answers to MULTI and to each of its commands, before EXEC's own answer."""
@@ -88,7 +93,7 @@ class Layout:
 
     __slots__ = (
         *("record", "key", "hset", "hmget", "xadd", "history_key", "has_history", "history", "span", "refused"),
-        *("_encoders", "_template", "_types", "_slots", "_decoders", "_trame", "tail"),
+        *("_encoders", "_template", "_types", "_slots", "_decoders", "_trame", "_fields", "tail"),
     )
 
     def __init__(self, record: Record, names: Names, added: Sequence[Field] = ()) -> None:
@@ -107,6 +112,7 @@ class Layout:
         except ModuleNotFoundError as error:
             raise DescriptionError(f"record {record.name}: {error}") from None
         self._trame = record.trame
+        self._fields = [name.encode() for name in fields]
         self._template = b"".join(bulk(name).replace(b"%", b"%%") + b"$%d\r\n%b\r\n" for name in fields)
         self._types: list[type] | None = None
         self._slots: tuple[tuple[tuple[str, ...], Callable[[Any], str]], ...] = ()
@@ -261,6 +267,8 @@ class Layout:
         Raises:
             DecodeError: naming record, entry, field and what was found.
         """
+        if fields[::2] == self._fields and fields[3]:
+            return self.decode(fields[1::2], identity)
         values = dict(zip(fields[::2], fields[1::2]))
         row = [values.get(field.name.encode()) for field in self.record.fields]
         if None in row[:2] or not row[1]:
@@ -289,9 +297,9 @@ def _default(field: Field) -> Any:
 
 
 class Group:
-    """The read of some records as one MULTI/EXEC of HMGET: a request that never changes.
+    """The read of some records as of one moment: a request that never changes.
 
-    Redis: MULTI, HMGET for each record, EXEC.
+    Redis: MULTI, HMGET for each record, EXEC; for a single record HMGET, atomic by itself.
     """
 
     __slots__ = ("layouts", "request", "mutable")
@@ -299,7 +307,7 @@ class Group:
     def __init__(self, layouts: Sequence[Layout]) -> None:
         self.layouts = tuple(layouts)
         self.mutable = any(f.type in ("list", "object", "any") for layout in layouts for f in layout.record.fields)
-        self.request = transaction([layout.hmget for layout in self.layouts])
+        self.request = question([layout.hmget for layout in self.layouts])
 
     def decode(self, replies: Sequence[Sequence[bytes | None]]) -> list[Any]:
         """Return the group's trames in the order of declaration."""
