@@ -1,7 +1,8 @@
 """The shared memory: one namespace on one server.
 
 It knows descriptions, initialisation, readiness and the epoch of a namespace. It must not know how values are staged,
-read or waited for: that is `datadict`'s and `listen`'s. Invariants:
+read or waited for: that is `datadict`'s and `listen`'s (only the past, in which nothing changes, is read here: `at`).
+Invariants:
 
 1. `init` is one transaction: a program sees the records all as before or all as after it.
 2. A wrong description changes nothing.
@@ -23,7 +24,14 @@ from shareddata.address import Address, resolve
 from shareddata.connection import Connection
 from shareddata.datadesc import Record, check_compatible
 from shareddata.descfile import Source
-from shareddata.errors import DecodeError, DescriptionError, NotInitialized, ServerSetupError, UnknownData
+from shareddata.errors import (
+    DecodeError,
+    DescriptionError,
+    NotInitialized,
+    ServerRefused,
+    ServerSetupError,
+    UnknownData,
+)
 from shareddata.names import FORMAT_VERSION, Names
 from shareddata.wire import Layout, pack, transaction
 
@@ -253,6 +261,57 @@ class SharedMemory:
                 f"{FORMAT_VERSION}: pip install --upgrade shareddata"
             )
 
+    # -- the past -----------------------------------------------------------------------------------------------------
+
+    def at(self, time: float, before: bool = False) -> dict[str, Any]:
+        """Return all records as they were at a time, from their histories.
+
+        Initialisations and expiries are in no history: a record is as it was last flushed. `Recording.at` answers the
+        same of a recording.
+
+        Args:
+            time: seconds since 1970, by the server's clock, of which histories know milliseconds.
+            before: leave out what was flushed in that very millisecond.
+
+        Returns:
+            Trames by name; None for a record that nobody had flushed until then. What is not known is not in it:
+            records without history, and those whose history does not reach back so far.
+
+        Raises:
+            DecodeError: an entry does not fit the description.
+
+            >>> shm.at(time.time() - 60)["BATTERY__measures"].voltage       # a minute ago
+
+        Redis: MULTI, XREVRANGE for each record, EXEC; XINFO STREAM for each that had nothing then.
+        """
+        with self._lock:
+            layouts = [layout for name in self.names() if (layout := self.layout(name)).has_history]
+            end = millisecond(time, before)
+            commands = [pack("XREVRANGE", layout.history_key, end, "-", "COUNT", 1) for layout in layouts]
+            self._connection.settle()
+            answers = self._connection.read(transaction(commands), layouts) if commands else []
+            found: dict[str, Any] = {}
+            for layout, entries in zip(layouts, answers):
+                if entries:
+                    identity, fields = entries[0]
+                    found[layout.record.name] = layout.decode_entry(fields, identity.decode())
+                elif not self._trimmed(layout):
+                    found[layout.record.name] = None
+            return found
+
+    def _trimmed(self, layout: Layout) -> bool:
+        """Tell whether a history has lost entries.
+
+        Redis: XINFO STREAM.
+        """
+        try:
+            info = self._connection.ask("XINFO", "STREAM", layout.history_key)
+        except ServerRefused as error:
+            if "no such key" in str(error):  # nothing was ever flushed
+                return False
+            raise
+        return bool(info[b"entries-added"] > info[b"length"])
+
     # -- initialisation -------------------------------------------------------------------------------------------
 
     def init(self, *sources: Source, flag: str | None = None, keep: bool = False, prune: bool = False) -> list[str]:
@@ -333,6 +392,15 @@ class SharedMemory:
                 "same for the initialisation and for all programs"
             )
         return flag
+
+
+def millisecond(time: float, before: bool = False) -> int:
+    """Return the id of the last entry of a history up to a time, or `before` it: milliseconds since 1970.
+
+    >>> millisecond(1784540000.123), millisecond(1784540000.123, before=True)
+    (1784540000123, 1784540000122)
+    """
+    return -(-round(time * 1e6) // 1000) - 1 if before else round(time * 1e6) // 1000
 
 
 def _blank(layout: Layout) -> list[bytes]:
