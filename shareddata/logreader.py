@@ -69,7 +69,7 @@ class TSReader:
         self._connection = connection
         self._stream = Numbered(connection, key)
         self._ask_writer = pack("GET", f"{key}:writer")
-        self._entries: list[Any] = []  # the next one last: [id, [tag, bytes]]
+        self._entries: list[Any] = []  # [tag, bytes] each, the next one last
         try:
             connection.settle()
             self._writer: bytes | None = connection.command(self._ask_writer)
@@ -100,12 +100,12 @@ class TSReader:
         """
         if not self._entries and not self._fetch():
             return None
-        tag, data = self._entries[-1][1]
+        tag, data = fields = self._entries.pop()
         try:
             values: tuple[Any, ...] = self._decode[tag](data)
         except (struct.error, KeyError):
+            self._entries.append(fields)
             raise self._no_record(tag, data) from None
-        del self._entries[-1]
         self.position += 1
         return values
 
@@ -114,7 +114,7 @@ class TSReader:
         if not self._entries and not self._fetch():
             return None
         self.position += 1
-        return bytearray(self._entries.pop()[1][1])
+        return bytearray(self._entries.pop()[1])
 
     def read_many(self, n: int, tag: int = 0) -> Any:
         """Return up to n records of one format as a structured array; it may be empty.
@@ -129,18 +129,19 @@ class TSReader:
         if not 0 <= tag < len(self._formats):
             raise LogFormatError(f"{self._stream.key}: tag {tag!r}, expected 0 to {len(self._formats) - 1}")
         records: list[bytes] = []
-        wanted, size = b"%d" % tag, self._formats[tag].size
+        wanted, form = b"%d" % tag, self._formats[tag]
         while len(records) < n and (self._entries or self._fetch(n - len(records))):
-            entries = [fields for _, fields in self._entries[: -(n - len(records)) - 1 : -1]]
-            good = [fields[1] for fields in entries if fields[0] == wanted and len(fields[1]) == size]
-            if len(good) < len(entries):
-                good = good[: next(i for i, f in enumerate(entries) if f[0] != wanted or len(f[1]) != size)]
-            if not good:
+            entries = self._entries[: -(n - len(records)) - 1 : -1]
+            tags, page = zip(*entries)
+            good = len(page)
+            if tags.count(wanted) < good or set(map(len, page)) != {form.size}:
+                good = next(i for i, (t, data) in enumerate(entries) if t != wanted or len(data) != form.size)
+            records += page[:good]
+            self.position += good
+            del self._entries[len(self._entries) - good :]
+            if good < len(page):
                 break
-            records += good
-            self.position += len(good)
-            del self._entries[-len(good) :]
-        return table(records, self._formats[tag])
+        return table(records, form)
 
     def follow(self, timeout: float | None = None) -> Iterator[tuple[Any, ...]]:
         """Yield records as they are committed; while the server is away, wait for it.
@@ -204,7 +205,7 @@ class TSReader:
             entries = [entry for i, entry in enumerate(entries) if _number(entry) == first + i]
         self.missed += first - after - 1
         self.position = first - 1
-        self._entries = entries[::-1]
+        self._entries = [fields for _, fields in entries[::-1]]
         return True
 
     def _begun_anew(self, writer: bytes | None) -> bool:

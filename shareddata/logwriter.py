@@ -89,7 +89,7 @@ class LogWriter:
 
     Attributes:
         token: what this program put into the writer's key, empty until it is the writer.
-        pending: the commands that append the records which are not committed yet, in order.
+        pending: the records that are not committed yet, in order, as `Numbered.tail` makes them.
         committed: the number of the last committed record.
         lost: committed records that the server lost and that were not held any more.
 
@@ -180,8 +180,9 @@ class LogWriter:
 
     def _send(self, batch: Sequence[bytes]) -> None:
         """Append a batch in one transaction; it is void when the key was touched since the last one."""
+        request = transaction([self._stream.appends(self.committed + 1, batch)])
         try:
-            answers = self._connection.transact(transaction(batch), [self._subject] * len(batch), self._guard)
+            answers = self._connection.transact(request, [self._subject] * len(batch), self._guard)
         except ServerRefused as error:
             if "equal or smaller" not in str(error):
                 raise
@@ -239,7 +240,7 @@ class LogWriter:
         """Take records that are there as those of the commit whose outcome was unknown, if they are the same."""
         count = last - self.committed
         there, _ = self._stream.read(self.committed, count)
-        if [self._stream.entry(*entry) for entry in there] != self.pending[:count]:
+        if [self._stream.tail(field, value) for _, field, value in there] != self.pending[:count]:
             self.token = b""
             self.conflict = (
                 f"{self._connection.address.shown}, {self._subject}: the records from {self.committed + 1} on are not "

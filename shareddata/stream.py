@@ -13,6 +13,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 from shareddata.connection import Connection
@@ -286,15 +288,18 @@ class Histories:
         shm: the shared memory.
         name: the program, for `CLIENT LIST`.
 
+    Attributes:
+        places: the place in each record's history, by the record's name.
+        connection: the one connection.
+
     It belongs to one thread at a time; a context manager. What it hands out is not decoded: (id, [name, value, ...]).
     """
 
     def __init__(self, shm: SharedMemory, name: str = "shareddata") -> None:
-        self._connection = shm.connect(name)
+        self.connection = shm.connect(name)
         self._shm = shm
         self._block = _block(shm.timeout)
         self.places: dict[str, Place] = {}
-        """The place in each record's history, by the record's name."""
 
     def __enter__(self) -> "Histories":
         return self
@@ -304,7 +309,7 @@ class Histories:
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        self.connection.close()
 
     def follow(self, name: str, since: float | str | None = None, ordinal: int | None = None) -> Place:
         """Begin to read a record's history.
@@ -325,8 +330,8 @@ class Histories:
             place = Place(layout, since, ordinal, page)
         else:
             place = Place(layout, page=page)
-            self._connection.open()
-            place.begin(self._connection, since)
+            self.connection.open()
+            place.begin(self.connection, since)
         self.places[name] = place
         return place
 
@@ -339,10 +344,10 @@ class Histories:
 
         Redis: GET, and HGETALL when the epoch is another one.
         """
-        if not self._connection.connected or not self._connection.epoch_news:
+        if not self.connection.connected or not self.connection.epoch_news:
             return False
         try:
-            return self._shm.recheck(self._connection, [])
+            return self._shm.recheck(self.connection, [])
         except (ServerUnreachable, ServerTimeout):
             return False  # still to be told
 
@@ -357,8 +362,8 @@ class Histories:
         Redis: XREAD, or MULTI, XRANGE and XINFO STREAM for each record, EXEC.
         """
         try:
-            self._connection.open(min(wait, _BLOCK))
-            self._connection.settle()
+            self.connection.open(min(wait, _BLOCK))
+            self.connection.settle()
             behind = [name for name, place in self.places.items() if place.behind]
             return self._caught_up(behind) if behind else self._arrived(wait)
         except (ServerUnreachable, ServerTimeout):
@@ -377,9 +382,9 @@ class Histories:
         Redis: MULTI, XRANGE, XINFO STREAM, EXEC for each page.
         """
         place = self.follow(name, since)
-        until = until or place.last(self._connection)
+        until = until or place.last(self.connection)
         while place.behind:
-            for entry in place.catch_up(self._connection):
+            for entry in place.catch_up(self.connection):
                 if later(entry[0].decode(), until):
                     place.behind = False
                     break
@@ -389,11 +394,11 @@ class Histories:
         places = [self.places[name] for name in names]
         commands = [command for place in places for command in place.commands()]
         try:
-            answers = self._connection.read(transaction(commands), [place.layout for place in places for _ in "12"])
+            answers = self.connection.read(transaction(commands), [place.layout for place in places for _ in "12"])
         except ServerRefused as error:
             if "no such key" not in str(error):
                 raise
-            return {names[0]: places[0].catch_up(self._connection)}  # one by one, the others at the next calls
+            return {names[0]: places[0].catch_up(self.connection)}  # one by one, the others at the next calls
         return {name: self.places[name].answered(*answers[2 * i : 2 * i + 2]) for i, name in enumerate(names)}
 
     def _arrived(self, wait: float) -> dict[str, Sequence[Any]]:
@@ -402,13 +407,13 @@ class Histories:
         Redis: XREAD.
         """
         if not self.places:
-            self._connection.wait(wait)
+            self.connection.wait(wait)
             return {}
         keys = {place.layout.history_key.encode(): name for name, place in self.places.items()}
         page = min(place.page for place in self.places.values())
         pause = max(1, min(self._block, int(1000 * wait)))
         ids = [place.id for place in self.places.values()]
-        answer = self._connection.ask("XREAD", "COUNT", page, "BLOCK", pause, "STREAMS", *keys, *ids)
+        answer = self.connection.ask("XREAD", "COUNT", page, "BLOCK", pause, "STREAMS", *keys, *ids)
         news = {keys[key]: entries for key, entries in (answer or {}).items()}
         for name, entries in news.items():
             self.places[name].arrived(entries)
@@ -454,15 +459,28 @@ class Numbered:
     def __init__(self, connection: Connection, key: str) -> None:
         self._connection = connection
         self.key = key
-        head = b"*5\r\n" + bulk("XADD") + bulk(key)
-        self._heads = [head + b"$%d\r\n" % length for length in range(24)]  # by the length of the id that follows
+        self._head = b"*5\r\n" + bulk("XADD") + bulk(key)
+        self._template = (0, 0, b"")  # of the last commit: the next one has often as many entries
 
-    def entry(self, number: int, field: bytes, value: bytes) -> bytes:
-        """Return the command that appends one entry."""
-        text = b"%d-0\r\n$" % number
-        return b"%b%b%d\r\n%b\r\n$%d\r\n%b\r\n" % (
-            *(self._heads[len(text) - 3], text, len(field), field, len(value), value),
-        )
+    def _commands(self, digits: int, count: int) -> bytes:
+        """Return commands that append entries whose numbers have so many digits; numbers and tails are left out."""
+        if self._template[:2] != (digits, count):
+            command = self._head.replace(b"%", b"%%") + b"$%d\r\n%%d%%b\r\n" % (digits + 2)
+            self._template = (digits, count, command * count)
+        return self._template[2]
+
+    @staticmethod
+    def tail(field: bytes, value: bytes) -> bytes:
+        """Return an entry's bytes behind its number."""
+        return tail_head(field, len(value)) + value
+
+    def appends(self, first: int, tails: Sequence[bytes]) -> bytes:
+        """Return the commands that append entries, the first one's number given; the numbers grow by one."""
+        numbers = range(first, first + len(tails))
+        digits = len(str(first))
+        if not tails or len(str(numbers[-1])) > digits:
+            return b"".join([self._commands(len(str(n)), 1) % (n, tail) for n, tail in zip(numbers, tails)])
+        return self._commands(digits, len(tails)) % tuple(chain.from_iterable(zip(numbers, tails)))
 
     def extent(self) -> Extent:
         """Return what the stream holds; nothing and no cursors when it does not exist.
@@ -541,6 +559,12 @@ class Numbered:
         Redis: XTRIM.
         """
         return int(self._connection.call("XTRIM", self.key, "MINID", "=", f"{below}-0"))
+
+
+@lru_cache(64)
+def tail_head(field: bytes, size: int) -> bytes:
+    """Return what stands between an entry's number and a value of so many bytes: see `Numbered.tail`."""
+    return b"-0\r\n" + bulk(field) + b"$%d\r\n" % size
 
 
 def _number(identity: bytes) -> int:

@@ -30,7 +30,7 @@ from shareddata.logreader import RAW, TSReader
 from shareddata.logwriter import PAGE, LogWriter, token
 from shareddata.memory import SharedMemory
 from shareddata.names import check_log_name
-from shareddata.stream import Numbered
+from shareddata.stream import Numbered, tail_head
 from shareddata.wire import pack, transaction
 
 __all__ = ["Stats", "TSLog", "TSReader", "durability"]
@@ -177,6 +177,8 @@ class TSLog:
         self._writer = LogWriter(self._commits, self._stream, f"log {self.name}", self.bucket_size, self._restore)
         self._pending = self._writer.pending
         self._made_key = f"{self._stream.key}:log"
+        self._heads = [tail_head(b"%d" % i, form.size) for i, form in enumerate(self.formats)]
+        self._careful_from = 0  # records before this number are only put into memory
         self._seqn = 0
         self._trimmed = 1
         self._retry_at = 0.0
@@ -204,6 +206,7 @@ class TSLog:
             )
         if recreate:
             self._writer.adopt(beginning, 0)
+            self._warn_if_volatile()
         self._make_cursors()
 
     def _make_cursors(self) -> None:
@@ -246,7 +249,7 @@ class TSLog:
         """
         if len(self.formats) != 1:
             raise LogFormatError(f"log {self.name} has {len(self.formats)} formats: use store_with_tag or store_record")
-        return self._store(b"0", self.formats[0].pack(*args))
+        return self._store(self._heads[0], self.formats[0].pack(*args))
 
     def store_with_tag(self, tag: int, *args: Any) -> int:
         """Store values according to one of the log's formats; see `store`.
@@ -257,14 +260,14 @@ class TSLog:
         """
         if len(self.formats) < 2:
             raise LogFormatError(f"log {self.name} has {len(self.formats)} formats: use store or store_record")
-        return self._store(b"%d" % self._check_tag(tag), self.formats[tag].pack(*args))
+        return self._store(self._heads[self._check_tag(tag)], self.formats[tag].pack(*args))
 
     def store_record(self, data: bytes) -> int:
         """Store raw bytes, up to `record_size`; see `store`."""
         data = bytes(memoryview(data))
         if len(data) > self.record_size:
             raise FieldError(f"log {self.name}: {len(data)} bytes, expected {self.record_size} at the most")
-        return self._store(RAW, data)
+        return self._store(tail_head(RAW, len(data)), data)
 
     def store_many(self, records: Any, tag: int = 0) -> int:
         """Store many records at once; see `store`. Unless values don't fit, all or the first ones were stored.
@@ -276,15 +279,14 @@ class TSLog:
         Returns:
             The sequence number of the last one.
         """
-        field = b"%d" % self._check_tag(tag)
+        head = self._heads[self._check_tag(tag)]
         parts = rows(records, self.formats[tag])
         with self._lock:
             self._make_room()
             for start in range(0, len(parts), PAGE):
                 self._make_room()
                 page = parts[start : start + PAGE]
-                number, entry = self._seqn + 1, self._stream.entry
-                self._pending += [entry(number + i, field, data) for i, data in enumerate(page)]
+                self._pending += [head + data for data in page]
                 self._seqn += len(page)
                 self._after_store()
             return self._seqn
@@ -294,14 +296,18 @@ class TSLog:
             raise FieldError(f"log {self.name}: tag {tag!r}, expected 0 to {len(self.formats) - 1}")
         return tag
 
-    def _store(self, tag: bytes, data: bytes) -> int:
+    def _store(self, head: bytes, data: bytes) -> int:
+        """Take a record; look at the writer, the clock and the server only where that can be needed."""
+        number = self._seqn + 1
+        if number < self._careful_from:
+            self._pending.append(head + data)
+            self._seqn = number
+            return number
         with self._lock:
-            if not self._writer.token or self._trouble:
-                self._make_room()
+            self._make_room()
+            self._pending.append(head + data)
             self._seqn = number = self._seqn + 1
-            self._pending.append(self._stream.entry(number, tag, data))
-            if len(self._pending) >= self.commit_delta or self._interval:
-                self._after_store()
+            self._after_store()
             return number
 
     def _make_room(self) -> None:
@@ -345,6 +351,7 @@ class TSLog:
 
     def _commit(self) -> None:
         before = self._bucket()
+        self._careful_from = 0
         try:
             self._writer.commit()
             if self._bucket() != before:
@@ -355,6 +362,8 @@ class TSLog:
             self._trouble, self._retry_at = error, time.monotonic() + _RETRY_EVERY
             raise
         self._trouble, self._retry_at = None, 0.0
+        if self._writer.token and not self._interval:
+            self._careful_from = self._writer.committed + self.commit_delta
 
     def _try_commit(self) -> None:
         """Commit, or go on in memory; `_trouble` says why."""
@@ -471,6 +480,7 @@ class TSLog:
                 elif untold is not None:
                     raise untold
             finally:
+                self._careful_from = 0
                 self._writer.forget()
                 for reader in list(self._readers):
                     reader.close()
@@ -483,6 +493,7 @@ class TSLog:
         """In a forked child: nothing is this program's to commit."""
         self._lock = threading.RLock()
         self._timer = None
+        self._careful_from = 0
         self._writer.forget()
 
 
