@@ -33,7 +33,7 @@ from shareddata.errors import (
     UnknownData,
 )
 from shareddata.names import FORMAT_VERSION, Names
-from shareddata.wire import Layout, pack, transaction
+from shareddata.wire import Layout, pack, question, transaction
 
 log = logging.getLogger("shareddata")
 
@@ -289,7 +289,7 @@ class SharedMemory:
             end = millisecond(time, before)
             commands = [pack("XREVRANGE", layout.history_key, end, "-", "COUNT", 1) for layout in layouts]
             self._connection.settle()
-            answers = self._connection.read(transaction(commands), layouts) if commands else []
+            answers = self._connection.read(question(commands), layouts) if commands else []
             found: dict[str, Any] = {}
             for layout, entries in zip(layouts, answers):
                 if entries:

@@ -131,7 +131,7 @@ class Recorder:
         rows = []
         for name, track in sorted(self.tracks.items()):
             last = track.end.id if track.end and track.written else ""
-            rows.append(Recorded(name, _seconds(track.first), _seconds(last), track.written, self._missed[name]))
+            rows.append(Recorded(name, seconds(track.first), seconds(last), track.written, self._missed[name]))
         return rows
 
     def stop(self) -> None:
@@ -266,7 +266,11 @@ def _check_histories(shm: SharedMemory, names: Iterable[str]) -> None:
         )
 
 
-def _seconds(identity: str) -> float | None:
+def seconds(identity: str) -> float | None:
+    """Return the time of an entry's id, in seconds since 1970; None for none.
+
+    Redis: none.
+    """
     return int(identity.partition("-")[0]) / 1000 if identity else None
 
 
