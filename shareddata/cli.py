@@ -29,6 +29,7 @@ from shareddata import (
     demo,
     descfile,
     export,
+    forward,
     logs,
     record,
     replay,
@@ -628,7 +629,7 @@ def replay_(
         raise UsageError("--speed must not be below 0")
     names = only.split(",") if only else []
     with where.open() as shm, replay.opened(sources, shm, source_namespace) as source:
-        start, end = _moment(from_, "--from", source.first), _moment(to, "--to", source.first)
+        start, end = _time_in(from_, "--from", source.first), _time_in(to, "--to", source.first)
         with replay.Replay(source, shm, names, speed=speed, start=start, end=end) as play:
             begin = time.monotonic()
             try:
@@ -640,7 +641,7 @@ def replay_(
                 _tell_played(play, json, time.monotonic() - begin)
 
 
-def _moment(text: str | None, option: str, first: float) -> float | None:
+def _time_in(text: str | None, option: str, first: float) -> float | None:
     """Return seconds since 1970 of a text like `2026-07-20T12:00:00Z`, `1784540000.5` or, after the first, `+10min`."""
     if text is None:
         return None
@@ -758,11 +759,16 @@ def _at(nanos: int | None) -> str:
 
 
 def _ago(text: str | None, option: str) -> float | None:
-    """Return seconds since 1970 of a time ago like `2h`, or of what `replay` takes."""
+    """Return seconds since 1970 of a text like `2h` ago, `1784540000.5` or `2026-07-20T12:00` (UTC)."""
     try:
-        return _since(text)
-    except UsageError:
-        return _time_in(text, option, 0.0)
+        moment = datetime.fromisoformat(text or "")
+    except ValueError:
+        try:
+            return _since(text)
+        except UsageError:
+            expected = "a time ago like 2h, 2026-07-20T12:00, or seconds since 1970"
+            raise UsageError(f"{option}: {text!r}: expected {expected}") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 # -- logs -----------------------------------------------------------------------------------------------------------
@@ -909,8 +915,60 @@ def _log_trim(done: logs.Trimmed, json: bool) -> int:
     return 0
 
 
+@command(
+    talks=False,
+    from_=("Address of the server that has the logs and records", "option", "f", str, None, "URL"),
+    to_=("Address of the server that gets them", "option", "t", str, None, "URL"),
+    namespace=("Namespace at the source", "option", "n", str, None, "NAME"),
+    to_namespace=("Namespace at the destination; default: the source's", "option", "N", str, None, "NAME"),
+    once=("End when all is sent that is there", "flag", "o"),
+    cursor=("Name of the source's cursors; default: the destination's address", "option", "c", str, None, "NAME"),
+    max_buckets=("Buckets of a log kept at the destination for readers there", "option", "b", int, None, "64"),
+    take_over=("Go on where others have written there; a log of another source is dropped", "flag", "x"),
+    timeout=("Seconds within which each server has to answer", "option", "T", float, None, "5"),
+    names=("Names or globs of records and logs; all if none is given", "positional", None, str, None, "NAME"),
+)
+def forward_(
+    from_: str | None = None,
+    to_: str | None = None,
+    namespace: str = "",
+    to_namespace: str | None = None,
+    once: bool = False,
+    cursor: str | None = None,
+    max_buckets: int = forward.DEFAULT_MAX_BUCKETS,
+    take_over: bool = False,
+    timeout: float = 5.0,
+    *names: str,
+) -> int:
+    """Copy logs and histories to another server whenever the link is there, each entry once and in order.
+
+    Either server may go away, and so may this program: it goes on where it was. What a log or history had dropped before
+    it could be sent is counted. Ctrl-C ends it, with exit code 0, and a table of what was sent, missed and is behind. The
+    exit code is 1 if something is not forwarded because others write it at the destination.
+
+    Examples:
+      shareddata forward --from embedded:///var/lib/robot --to rediss://shore --to-namespace usv1
+      shareddata forward --from embedded:///var/lib/robot --to rediss://shore --once 'GPS__*' trip
+    """
+    if not from_ or not to_:
+        raise UsageError("give both --from URL and --to URL")
+    options = {"namespace": namespace, "to_namespace": to_namespace, "name": cursor}
+    with forward.Forward(
+        *(from_, to_, names), **options, max_buckets=max_buckets, take_over=take_over, timeout=timeout
+    ) as going:
+        try:
+            with forward.Display(sys.stderr) as display:
+                going.run(once, display.tell)
+        except KeyboardInterrupt:
+            pass  # the usual way to end it
+        finally:
+            print("\n".join(forward.summary(going.progress)), flush=True)
+    return int(any(each.trouble for each in going.progress))
+
+
 COMMANDS: dict[str, Command] = {
-    each.name: each for each in (init, check, list_, get, set_, watch_, tail, record_, replay_, export_, log, serve, new, demo_)
+    each.name: each
+    for each in (init, check, list_, get, set_, watch_, tail, record_, replay_, export_, log, serve, new, demo_, forward_)
 }
 
 _HELP = """usage: shareddata COMMAND [options] [arguments]

@@ -15,7 +15,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from shareddata.errors import DecodeError, LogFormatError, ServerRefused, SharedDataError, UnknownData
+from shareddata.errors import (
+    DecodeError,
+    LogFormatError,
+    ServerRefused,
+    ServerTimeout,
+    ServerUnreachable,
+    SharedDataError,
+    UnknownData,
+)
 from shareddata.formats import Format
 from shareddata.logreader import RAW
 from shareddata.logwriter import newer, parted
@@ -25,6 +33,7 @@ from shareddata.tslog import durability
 
 _PAGE = 1000
 _PAGE_BYTES = 4_000_000
+_PLAIN = ("name", "record_size", "bucket_size", "first", "last", "length", "size", "durability")
 
 
 class Entry(NamedTuple):
@@ -66,6 +75,20 @@ class State:
     size: int | None
     writer: Mapping[str, Any]
     durability: str
+
+    @property
+    def shape(self) -> str:
+        """The formats in one text, "" for none."""
+        return " ".join(form.text for form in self.formats)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON has it, each reader with its committed cursor, lag and what it misses."""
+        readers = {
+            name: {"committed": cursor, "lag": self.lag(name), "missing": self.missing(name)}
+            for name, cursor in self.cursors.items()
+        }
+        own = {name: getattr(self, name) for name in _PLAIN}
+        return {**own, "formats": [form.text for form in self.formats], "readers": readers, "writer": dict(self.writer)}
 
     def lag(self, cursor: str) -> int:
         """Return how many records a reader has not committed yet."""
@@ -123,11 +146,16 @@ class Look:
     Raises:
         UnknownData: there is no such log; the message names near ones.
 
+    Attributes:
+        missed: records that were dropped before `tail` could read them.
+        restarts: how often numbers were given anew under it.
+
     Redis: GET, EXISTS.
     """
 
     def __init__(self, shm: SharedMemory, name: str) -> None:
         self.name = name
+        self.missed = self.restarts = 0
         self._shm = shm
         self._connection = shm.connect(f"log {name}")
         self.stream = Numbered(self._connection, shm.keys.log(name))
@@ -256,12 +284,36 @@ class Look:
         form = self.formats[int(entry.tag)]
         return f"{size} bytes, expected {form.size} for the format {form.text!r}" if size != form.size else ""
 
-    def wait(self, after: int, seconds: float) -> bool:
-        """Wait for a record after a number; False when none came, a second at most.
+    def tail(self, count: int, follow: bool = False) -> Iterator[Entry]:
+        """Yield the last records, then, if asked to, those that are committed later, without an end.
 
-        Redis: XREAD.
+        While the server is away, following waits for it. What was dropped before it could be read is counted in
+        `missed`; when numbers were given anew, to other records, it goes back to the first of them and counts that in
+        `restarts`.
+
+        Args:
+            count: how many of those that are there.
+            follow: whether to go on.
+
+        Redis: MULTI, XINFO STREAM, XINFO GROUPS, EXEC; MULTI, XRANGE, EXEC for each page; GET, XREAD.
         """
-        return self.stream.wait(after, seconds)
+        last = self.stream.extent().last
+        position = max(last - count, self.first() - 1, 0)
+        yield from self.records(position, last)
+        position = last
+        while follow:
+            try:
+                self._connection.open()
+                if (first := self.given_anew(position)) is not None:
+                    position = first - 1
+                    self.restarts += 1
+                for entry in self.records(position):
+                    self.missed += entry.seqn - position - 1
+                    position = entry.seqn
+                    yield entry
+                self.stream.wait(position, 1.0)
+            except (ServerUnreachable, ServerTimeout):
+                continue
 
     # -- checking and dropping ------------------------------------------------------------------------------------
 
@@ -323,9 +375,10 @@ class Look:
         if lost and not force:
             who = ", ".join(f"{name} ({count})" for name, count in lost.items())
             slowest = min(extent.cursors[name] for name in lost)
+            rest = f"drop below {slowest + 1} only, or" if slowest >= first else "wait for them, or drop them"
             raise SharedDataError(
-                f"log {self.name}: records below {below} are not committed by {who}: nothing was dropped; drop below "
-                f"{slowest + 1} only, or all the same with --force"
+                f"log {self.name}: records below {below} are not committed by {who}: nothing was dropped; {rest} "
+                "all the same with --force"
             )
         return Trimmed(below, self.stream.trim(below), lost)
 

@@ -48,9 +48,10 @@ class McapFile:
         data = json.dumps(schema, ensure_ascii=False).encode()
         identity = self._writer.register_schema(name=table.name, encoding="jsonschema", data=data)
         description = json.dumps(table.description, ensure_ascii=False)
-        return self._writer.register_channel(
+        channel: int = self._writer.register_channel(
             topic=table.name, message_encoding="json", schema_id=identity, metadata={"shareddata": description}
         )
+        return channel
 
     def write(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
         """Write a message for each row."""

@@ -120,7 +120,7 @@ class HistorySource:
         self._layouts = [layout for layout in self._layouts if layout.has_history]
         if not self._layouts:
             raise UnknownData(f"{shm.url}: no record with a history is described there")
-        self.tables = [_table_of(layout.record) for layout in self._layouts]
+        self.tables: Sequence[Table] = [_table_of(layout.record) for layout in self._layouts]
         self._range = begin, end
         self.begin, self.end = begin or 0.0, end if end is not None else time.time()
         self.missed = self.repeated = self.damaged = 0
@@ -186,7 +186,7 @@ class RecordingSource:
             if name not in records:
                 raise SharedDataError(f"no record {name!r} is in the recording: there are {', '.join(records)}")
         self._range = begin, end
-        self.tables = [_table_of(records[name]) for name in self._names]
+        self.tables: Sequence[Table] = [_table_of(records[name]) for name in self._names]
         self._fits = [records[name] for name in self._names]
         self.begin = self._recording.first if begin is None else begin
         self.end = self._recording.last if end is None else end
@@ -293,7 +293,7 @@ class LogSource:
         shapes = [columns_of(form) for form in formats] or [[Column("data", "bytes")]]
         self._clocks = [_clock(name, clock, columns) for columns in shapes]
         self._raw = not formats
-        self.tables = [
+        self.tables: Sequence[Table] = [
             _log_table(name if len(shapes) == 1 else f"{name}.{i}", columns, clock is not None, formats[i : i + 1])
             for i, columns in enumerate(shapes)
         ]
