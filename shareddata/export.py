@@ -7,7 +7,6 @@ what a file of a format looks like, or terminals. Invariants:
 2. The files have their names only when they are whole; nothing is replaced unless that is asked for.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ EXTENSIONS = {
 FORMATS = ("csv", "parquet", "hdf5", "mcap")
 
 _BATCH = 10_000  # rows of a table that are written at once
-_BATCH_BYTES = 8_000_000  # or so many bytes, of arrays
+_BATCH_BYTES = 8_000_000  # or about so many bytes
 _FILES: dict[str, Callable[[Path, Sequence[Table]], TableFile]] = {
     "csv": CsvFile,
     "parquet": ParquetFile,
@@ -195,24 +194,21 @@ def export(
 def _copy(source: Source, files: Files, done: Sequence[Exported], progress: Callable[[float, int], object]) -> None:
     tables = source.tables
     batches: list[list[tuple[Any, ...]]] = [[] for _ in tables]
-    limits = [max(1, min(_BATCH, _BATCH_BYTES // _size(table))) for table in tables]
+    sizes = [0] * len(tables)
     total, span = 0, source.end - source.begin
     for row in source.rows():
-        batch = batches[row.table]
+        index, batch = row.table, batches[row.table]
         batch.append(row.values)
+        sizes[index] += row.size
         total += 1
-        if len(batch) >= limits[row.table]:
-            _flush(tables[row.table], files, batch, done[row.table])
+        if len(batch) >= _BATCH or sizes[index] >= _BATCH_BYTES:
+            _flush(tables[index], files, batch, done[index])
+            sizes[index] = 0
         if total % 1000 == 0:
             progress(min(1.0, max(0.0, (row.place - source.begin) / span)) if span > 0 else 0.0, total)
     for table, batch, each in zip(tables, batches, done):
         _flush(table, files, batch, each)
     progress(1.0, total)
-
-
-def _size(table: Table) -> int:
-    """Return about how many bytes a row has."""
-    return sum(16 * (1 + math.prod(column.shape)) for column in table.columns)
 
 
 def _flush(table: Table, files: Files, batch: list[tuple[Any, ...]], done: Exported) -> None:

@@ -249,16 +249,19 @@ class Look:
         Redis: MULTI, XRANGE, EXEC for each page.
         """
         page = max(1, min(_PAGE, _PAGE_BYTES // max(1, self.record_size)))
+        strange = 0  # ids with the last number, but not `<number>-0`: a stranger's, which the next page begins with
         while until is None or after < until:
             count = page if until is None else min(page, until - after)
-            entries, _ = self.stream.read(after, count)
-            if not entries:
+            entries, _ = self.stream.entries(after, count + strange)
+            if not entries[strange:]:
                 return
-            for number, tag, data in entries:
-                if until is not None and number > until:
+            for identity, (tag, data, *_) in entries[strange:]:
+                after = int(identity.partition(b"-")[0])
+                if until is not None and after > until:
                     return
-                yield Entry(number, tag, data)
-            after = max(entries[-1][0], after + 1)  # a stranger's id may have the number that was read last
+                yield Entry(after, tag, data)
+            usual, same = b"%d-0" % after, b"%d-" % after
+            strange = sum(identity.startswith(same) and identity != usual for identity, _ in entries)
 
     def decode(self, entry: Entry) -> tuple[int | None, tuple[Any, ...]]:
         """Return the index of a record's format and its values; None and the bytes when it was stored as bytes.

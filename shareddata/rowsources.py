@@ -9,6 +9,7 @@ Invariants:
 """
 
 import heapq
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +42,8 @@ class Row(NamedTuple):
     """A value for each column."""
     place: float
     """Where it is between the source's `begin` and `end`."""
+    size: int = 0
+    """About how many bytes its values have."""
 
 
 class Source(Protocol):
@@ -152,7 +155,8 @@ class HistorySource:
                 self.damage = self.damage or str(error)
                 continue
             received = int(identity.partition(b"-")[0])
-            yield Row(index, (nanoseconds(trame[0]), received * 10**6, *trame), received / 1000)
+            size = sum(map(len, fields))
+            yield Row(index, (nanoseconds(trame[0]), received * 10**6, *trame), received / 1000, size)
 
 
 def _by_time(row: Row) -> float:
@@ -187,6 +191,7 @@ class RecordingSource:
                 raise SharedDataError(f"no record {name!r} is in the recording: there are {', '.join(records)}")
         self._range = begin, end
         self.tables: Sequence[Table] = [_table_of(records[name]) for name in self._names]
+        self._sizes = [sum(16 * math.prod(column.shape) for column in table.columns) for table in self.tables]
         self._fits = [records[name] for name in self._names]
         self.begin = self._recording.first if begin is None else begin
         self.end = self._recording.last if end is None else end
@@ -206,7 +211,8 @@ class RecordingSource:
             index = indices[entry.record.name]
             if entry.record is not self._fits[index]:
                 self._check(entry.record, index)
-            yield Row(index, (measured, received, *trame), entry.time)
+            size = sum(len(value) for value in trame if isinstance(value, str | list)) + self._sizes[index]
+            yield Row(index, (measured, received, *trame), entry.time, size)
 
     def _check(self, record: Record, index: int) -> None:
         """Check that rows under another description fit the table."""
@@ -326,7 +332,7 @@ class LogSource:
             raise DecodeError(f"log {self.name}, record {entry.seqn}: stored as bytes into a log with formats")
         clock = self._clocks[tag or 0]
         if clock is None:
-            return Row(tag or 0, (entry.seqn, *values), entry.seqn)
+            return Row(tag or 0, (entry.seqn, *values), entry.seqn, len(entry.data))
         position, unit = clock
         at = values[position]
         nanos = at * unit if isinstance(at, int) and abs(at * unit) < 2**63 else nanoseconds(at * (unit / 10**9))
@@ -335,7 +341,7 @@ class LogSource:
         late = end is not None and (nanos is None or nanos >= end)
         if early or late:
             return None
-        return Row(tag or 0, (nanos, entry.seqn, *values), entry.seqn)
+        return Row(tag or 0, (nanos, entry.seqn, *values), entry.seqn, len(entry.data))
 
 
 def _log_table(name: str, columns: Sequence[Column], timed: bool, formats: Sequence[Format]) -> Table:
