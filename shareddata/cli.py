@@ -778,24 +778,24 @@ _ACTIONS = ("list", "stats", "tail", "trim", "verify")
 
 @command(
     action=(f"What to do: {', '.join(_ACTIONS)}", "positional", None, str, _ACTIONS, "ACTION"),
-    name=("The log; not for list", "positional", None, str, None, "NAME"),
     json=_JSON,
     count=("tail: how many records of those that are there", "option", "c", int, None, "10"),
     follow=("tail: go on with those that are committed later", "flag", "f"),
     below=("trim: drop the records below this number", "option", "b", int, None, "SEQN"),
     buckets=("trim: keep so many buckets, the newest", "option", "k", int, None, "COUNT"),
     force=("trim: also what a reader has not committed", "flag", "x"),
+    names=("The log; none for list", "positional", None, str, None, "NAME"),
 )
 def log(
     where: Where,
     action: str,
-    name: str | None = None,
     json: bool = False,
     count: int = 10,
     follow: bool = False,
     below: int | None = None,
     buckets: int | None = None,
     force: bool = False,
+    *names: str,
 ) -> int:
     """List logs, look at one, drop its old records, or prove that it is whole.
 
@@ -809,14 +809,14 @@ def log(
       shareddata log trim --buckets 4 engine
       shareddata log verify engine
     """
-    if (name is None) != (action == "list"):
-        raise UsageError("list takes no name" if name else f"{action} which log? give its name")
+    if len(names) != (action != "list"):
+        raise UsageError("list takes no name" if action == "list" else f"{action} which log? give one name")
     if (below is None) + (buckets is None) != 1 and action == "trim":
         raise UsageError("trim what? give one of --below SEQN and --buckets COUNT")
     with where.open(_SOON) as shm:
-        if name is None:
+        if action == "list":
             return _log_list(shm, json)
-        with logs.Look(shm, name) as look:
+        with logs.Look(shm, names[0]) as look:
             if action == "stats":
                 return _log_stats(look.state(), json)
             if action == "tail":
