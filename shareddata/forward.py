@@ -1,0 +1,796 @@
+"""Store and forward: logs and histories are copied to another server whenever the link is there.
+
+It knows two servers, and how far each log and history was copied from one to the other. It must not know sockets, nor
+what a record or a trame holds. Invariants:
+
+1. An entry keeps its id. The entries and how far they reach (`Place`) are written at the destination in one
+   transaction: after any fault the destination itself tells where to go on, and each entry is there once, in order.
+2. That transaction is void when anybody else has written there since the destination was last looked at: another
+   forward, a local writer, or a request of this one that was late on its way.
+3. The source keeps a cursor for each log, which its cleaning waits for up to the log's `max_buckets`; a history waits
+   for nobody. What was dropped before it could be sent is counted exactly, with the entry that comes behind it.
+4. What somebody else wrote at the destination is never overwritten; it is a WriterConflict of that record or log, and
+   the others go on.
+
+In Redis, beside the copies. At the source: the hash `shareddata:forward` holds the source's identity and where each
+forwarding began; in each log's stream a consumer group `forward:NAME`. At the destination: the hash
+`shareddata:forwarded:IDENTITY` holds who forwards (`writer`) and a Place for each record and log.
+"""
+
+import json
+import logging
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, Self, TextIO
+
+from shareddata import logs
+from shareddata.address import Address
+from shareddata.copies import Entry, HistoryCopy, LogCopy, Place, Progress, Stream, order
+from shareddata.errors import (
+    LogFormatError,
+    ServerRefused,
+    ServerTimeout,
+    ServerUnreachable,
+    SharedDataError,
+    UnknownData,
+    WriterConflict,
+)
+from shareddata.logwriter import newer, writers
+from shareddata.logwriter import token as writer_token
+from shareddata.memory import SharedMemory
+from shareddata.names import Names
+from shareddata.stream import Numbered
+from shareddata.table import clip, grid
+from shareddata.wire import pack, question, transaction
+
+log = logging.getLogger("shareddata")
+
+DEFAULT_MAX_BUCKETS = 64
+"""Buckets of each log that are kept at the destination for readers there."""
+
+_LEAST_BYTES, _MOST_BYTES = 1 << 12, 1 << 20  # of one transaction: what the link carries within the time-out
+_LOOK_AGAIN = 2.0  # seconds between two looks for new logs
+_ACKNOWLEDGE_EVERY = 0.5  # seconds between two moves of the source's cursors
+_PAUSE = 0.2  # seconds after a failed attempt
+_BLOCK = 0.5  # seconds that one wait for new entries takes at the most
+
+
+class Forward:
+    """Copies logs and histories from one server to another. Nothing is connected before the first `step`.
+
+    Args:
+        source: the address of the server that has them.
+        destination: the address of the server that gets them.
+        names: names or globs of records and logs; all if empty.
+        namespace: the source's.
+        to_namespace: the destination's; the same if None.
+        name: of the source's cursors; made of the destination's address and namespace if None. Two destinations need
+            two names.
+        max_buckets: buckets of each log that are kept at the destination for readers there.
+        take_over: go on where somebody else has written at the destination; a log that is not this one is dropped.
+        timeout: seconds within which each server has to answer.
+
+    It belongs to one thread at a time, and is a context manager.
+
+    Redis: at the source MULTI, XINFO STREAM, XRANGE, GET, EXEC, XREAD, XGROUP CREATE and SETID, SCAN, HSETNX; at the
+    destination MULTI, XADD, HSET, EXEC, WATCH, HGET, XTRIM, and what `SharedMemory.init` sends.
+
+        >>> with Forward("embedded:///var/lib/robot", "rediss://shore") as forward:
+        ...     forward.run(once=True)
+    """
+
+    def __init__(
+        self,
+        source: str,
+        destination: str,
+        names: Sequence[str] = (),
+        *,
+        namespace: str = "",
+        to_namespace: str | None = None,
+        name: str | None = None,
+        max_buckets: int = DEFAULT_MAX_BUCKETS,
+        take_over: bool = False,
+        timeout: float = 5.0,
+    ) -> None:
+        if max_buckets < 1:
+            raise LogFormatError(f"{max_buckets=}: the destination keeps at least 1 bucket")
+        to_namespace = namespace if to_namespace is None else to_namespace
+        self.streams: dict[str, Stream] = {}
+        self._names = tuple(names)
+        self._source = _End(source, namespace, timeout)
+        self._destination = _End(destination, to_namespace, timeout)
+        place = re.sub(r"//[^/@]*@|\?.*", lambda found: "//" if found[0].startswith("//") else "", destination)
+        self._cursor = f"forward:{name or ' '.join(filter(None, (place, to_namespace)))}"
+        self._max_buckets = max_buckets
+        self._take_over = take_over
+        self._identity = ""
+        self._id = uuid.uuid4().hex
+        self._token = b""
+        self._guard = b""
+        self._state_key = ""
+        self._untold = set(names)
+        self._synced = False
+        self._opened = self._to_opened = 0
+        self._look_at = self._acknowledge_at = 0.0
+        self._acknowledged: dict[str, str] = {}
+        self._budget = _MOST_BYTES // 4
+        self._turn = 0
+        self.trouble = ""
+
+    def __repr__(self) -> str:
+        return f"<Forward from {self._source.url} to {self._destination.url}: {len(self.streams)} streams>"
+
+    def __enter__(self) -> "Forward":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections. What was not sent stays at the source."""
+        self._source.close()
+        self._destination.close()
+
+    @property
+    def progress(self) -> list[Progress]:
+        """How far each record and log is, by name."""
+        return [self.streams[field].progress for field in sorted(self.streams)]
+
+    @property
+    def done(self) -> bool:
+        """Whether all that was at the source when it was last read is at the destination."""
+        return self._synced and all(stream.whole and not stream.buffer for stream in self._active())
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    def run(self, once: bool = False, tell: "Callable[[Forward], None]" = lambda forward: None) -> None:
+        """Copy what is there, and what comes, for ever.
+
+        A server that is away is waited for; `trouble` tells it.
+
+        Args:
+            once: end when all is sent that is there.
+            tell: called after each step.
+
+        Raises:
+            UnknownData: with once, when a name is neither a record nor a log.
+            WriterConflict: another program forwards the same source to the same destination now.
+            ServerRefused, ServerSetupError: waiting would not help.
+        """
+        while True:
+            try:
+                moved, self.trouble = self.step(once), ""
+            except (ServerUnreachable, ServerTimeout) as error:
+                moved, self.trouble = False, str(error)
+            except ServerRefused as error:
+                if once:
+                    raise
+                self._synced, moved, self.trouble = False, False, str(error)
+            tell(self)
+            if once and self.done and not self.trouble:
+                return
+            if self.trouble:
+                time.sleep(_PAUSE)
+            elif not moved:
+                self._wait()
+
+    def step(self, strict: bool = False) -> bool:
+        """Read once from the source and write once at the destination.
+
+        Args:
+            strict: a name that is neither a record nor a log is an error.
+
+        Returns:
+            Whether anything was sent.
+
+        Raises:
+            ServerUnreachable, ServerTimeout: one of them is away; the next step goes on.
+        """
+        try:
+            self._look(strict)
+            if not self._active():
+                self._synced = True
+                return False
+            if not self._synced:
+                self._read()  # which are there
+                self._read()  # and how much: also when the destination is away
+            self._open_destination()
+            self._read()
+            if not self._synced or any(not stream.known for stream in self._active()):
+                self._synced = False  # a log was begun anew meanwhile
+                return True
+            moved = self._send()
+            self._acknowledge()
+            return moved
+        except BaseException:
+            self._synced = False
+            raise
+
+    def _active(self) -> list[Stream]:
+        return [stream for stream in self.streams.values() if not stream.trouble]
+
+    def _wait(self) -> None:
+        """Wait in the source for a new entry, half a second at most.
+
+        Redis: XREAD.
+        """
+        streams = [stream for stream in self._active() if stream.there]
+        if not streams:
+            time.sleep(_PAUSE)
+            return
+        connection = self._source.connection
+        pause = int(1000 * min(_BLOCK, connection.timeout / 2))
+        where = [*(stream.key for stream in streams), *(stream.place.at for stream in streams)]
+        try:
+            connection.ask("XREAD", "COUNT", 1, "BLOCK", pause, "STREAMS", *where)
+        except (ServerUnreachable, ServerTimeout):
+            pass  # the next step says so
+        except ServerRefused:
+            for stream in streams:
+                stream.there = False
+
+    # -- the source -----------------------------------------------------------------------------------------------
+
+    def _look(self, strict: bool) -> None:
+        """Find records and logs, after a reconnection at once, else now and then.
+
+        Redis: HGETALL, SCAN, GET.
+        """
+        source = self._source
+        source.open()
+        connection = source.connection
+        connection.settle()
+        again = connection.opened != self._opened
+        if again:
+            self._synced = False
+            for stream in self.streams.values():
+                stream.there = False
+        if not (again or connection.epoch_news or time.monotonic() >= self._look_at):
+            return
+        described = connection.epoch_news or again
+        self._opened = connection.opened
+        connection.refresh_epoch()
+        self._identify()
+        if described:
+            self._look_at_records()
+        self._look_at_logs()
+        self._look_at = time.monotonic() + _LOOK_AGAIN
+        self._miss_names(strict)
+
+    def _identify(self) -> None:
+        """Give the source an identity, once for ever: by it the destination knows whose copies it has.
+
+        Redis: HSETNX, HGET.
+        """
+        connection, key = self._source.connection, _at_source(self._source.keys)
+        connection.call("HSETNX", key, "identity", uuid.uuid4().hex)
+        identity = connection.ask("HGET", key, "identity").decode()
+        if identity != self._identity:
+            self._identity, self._synced, self._token = identity, False, b""
+
+    def _look_at_records(self) -> None:
+        shm = self._source.memory
+        records = [shm.describe(name) for name in shm.names()]
+        chosen = {r.name: r for r in records if r.history and self._selected(r.name)}
+        for name, record in chosen.items():
+            stream = self.streams.get(name)
+            if not isinstance(stream, HistoryCopy):
+                stream = self.streams[name] = HistoryCopy(name, self._source.keys, self._destination.keys)
+                stream.begun = self._begin(stream)
+            elif stream.trouble == _GONE:
+                stream.trouble = ""
+            stream.described(record)
+            stream.known = False
+        for stream in self.streams.values():
+            if isinstance(stream, HistoryCopy) and stream.name not in chosen and not stream.trouble:
+                stream.trouble = _GONE
+        self._synced = False  # the destination gets the descriptions first
+
+    def _look_at_logs(self) -> None:
+        """Find new logs.
+
+        Redis: SCAN, GET, XGROUP CREATE.
+        """
+        connection = self._source.connection
+        for name in logs.names(self._source.memory):
+            if not self._selected(name) or f"tslog:{name}" in self.streams:
+                continue
+            stream = LogCopy(name, self._source.keys, self._destination.keys)
+            if made := connection.ask("GET", stream.made_key):
+                stream.made = made
+                Numbered(connection, stream.key).make_cursor(self._cursor)
+                stream.begun = self._begin(stream)
+                self.streams[stream.field] = stream
+                self._synced = False
+
+    def _begin(self, stream: Stream) -> int:
+        """Return the ordinal behind which the forwarding of a stream began: noted when it is first seen.
+
+        Redis: HGET, TYPE, XINFO STREAM, HSET.
+        """
+        connection, key = self._source.connection, _at_source(self._source.keys)
+        field = f"{self._cursor} {stream.field}"
+        if noted := connection.ask("HGET", key, field):
+            return min(int(noted), self._oldest(stream))
+        begun = self._oldest(stream)
+        connection.call("HSET", key, field, begun)
+        return begun
+
+    def _oldest(self, stream: Stream) -> int:
+        connection = self._source.connection
+        if connection.ask("TYPE", stream.key) != b"stream":
+            return 0
+        info = connection.ask("XINFO", "STREAM", stream.key)
+        if stream.kind == "history":
+            return int(info[b"entries-added"] - info[b"length"])
+        first = info[b"first-entry"]
+        return order(first[0])[0] - 1 if first else order(info[b"last-generated-id"])[0]
+
+    def _selected(self, name: str) -> bool:
+        return not self._names or any(fnmatchcase(name, glob) for glob in self._names)
+
+    def _miss_names(self, strict: bool) -> None:
+        """Say which names are nothing at the source; it is an error when nobody waits for them."""
+        there = [stream.name for stream in self.streams.values()]
+        missing = [glob for glob in self._names if not any(fnmatchcase(name, glob) for name in there)]
+        if missing and strict:
+            raise UnknownData(
+                f"{self._source.url}: {', '.join(missing)}: neither a record with a history nor a log: see "
+                "`shareddata list` and `shareddata log list`"
+            )
+        for glob in self._untold.intersection(missing):
+            log.warning("%s: %s is neither a record with a history nor a log: it is waited for", self._source.url, glob)
+        self._untold.clear()
+
+    def _read(self) -> None:
+        """Read from the source what is not read yet, in one transaction.
+
+        Redis: MULTI, XINFO STREAM, XRANGE, GET, TYPE, EXEC.
+        """
+        streams = self._active()
+        wanted = [self._synced and stream.known and not stream.buffer for stream in streams]
+        commands = [each for stream, want in zip(streams, wanted) for each in stream.questions(want)]
+        try:
+            answers = iter(self._source.connection.read(question(commands), ["the source"] * len(commands)))
+        except ServerRefused:
+            if not any(stream.there for stream in streams):
+                raise
+            for stream in streams:  # one was deleted, or is of another type now: look at each
+                stream.there, stream.whole = False, False
+            return
+        for stream, want in zip(streams, wanted):
+            stream.take(answers, want and stream.there)
+
+    def _acknowledge(self) -> None:
+        """Move the source's cursors to what the destination has; back, when that has lost something.
+
+        Redis: XGROUP SETID, XGROUP CREATE.
+        """
+        idle = self.done
+        if not idle and time.monotonic() < self._acknowledge_at:
+            return
+        self._acknowledge_at = time.monotonic() + _ACKNOWLEDGE_EVERY
+        connection = self._source.connection
+        for stream in self._active():
+            if not isinstance(stream, LogCopy) or not stream.there:
+                continue
+            if self._acknowledged.get(stream.field) == stream.place.at:
+                continue
+            if stream.field not in self._acknowledged:
+                Numbered(connection, stream.key).make_cursor(self._cursor)
+            try:
+                connection.call("XGROUP", "SETID", stream.key, self._cursor, stream.place.at)
+            except ServerRefused as error:
+                if "NOGROUP" not in str(error) and "requires the key" not in str(error):
+                    raise
+                self._acknowledged.pop(stream.field, None)  # begun anew at this moment
+            else:
+                self._acknowledged[stream.field] = stream.place.at
+
+    # -- the destination ------------------------------------------------------------------------------------------
+
+    def _open_destination(self) -> None:
+        """Connect, and find out what the destination has, when that is not known."""
+        self._destination.open()
+        connection = self._destination.connection
+        connection.settle()
+        if connection.opened != self._to_opened:
+            self._synced = False
+        if not self._synced:
+            self._describe()
+            self._sync()
+            self._to_opened = connection.opened
+            self._acknowledged.clear()
+            self._synced = True
+
+    def _describe(self) -> None:
+        """Carry the descriptions over that differ.
+
+        Redis: HGETALL; as `SharedMemory.init`.
+        """
+        destination = self._destination.memory
+        there = set(destination.names())
+        changed = {}
+        for stream in self._active():
+            if not isinstance(stream, HistoryCopy) or stream.record is None:
+                continue
+            if stream.name not in there or destination.describe(stream.name) != stream.record:
+                changed[stream.name] = stream.record.as_json()
+        if changed:
+            destination.init(changed, keep=True)
+
+    def _sync(self) -> None:
+        """Find out where to go on, and take the right to write: what is late on its way is void from now on.
+
+        Redis: MULTI, HGETALL, TYPE, GET, EXEC, WATCH, HGET; MULTI, XREVRANGE, EXEC; MULTI, HSET, SET, EXEC.
+        """
+        keys = self._destination.keys
+        state_key = self._state_key = _at_destination(keys, self._identity)
+        streams = self._active()
+        watched = [state_key, *(each.to_key for each in streams if each.kind == "history")]
+        questions = [pack("HGET", _at_source(keys), "identity"), pack("HGETALL", state_key)]
+        for stream in streams:
+            questions.append(pack("TYPE", stream.to_key))
+            if isinstance(stream, LogCopy):
+                watched += [stream.to_made_key, stream.to_writer_key]
+                questions += [pack("GET", stream.to_made_key), pack("GET", stream.to_writer_key)]
+        self._guard = pack("WATCH", *watched) + pack("HGET", state_key, "writer")
+        answers = iter(self._transact(questions))
+        if (next(answers) or b"").decode() == self._identity:
+            raise SharedDataError(f"{self._destination.url}: source and destination are the same: name two")
+        state = {name.decode(): text for name, text in next(answers).items()}
+        self._check_role(state.get("writer"))
+        there = {
+            stream.field: _There(next(answers), *((next(answers), next(answers)) if stream.kind == "log" else ()))
+            for stream in streams
+        }
+        self._look_at_last([(stream, there[stream.field]) for stream in streams])
+        commands: list[bytes] = []
+        for stream in streams:
+            place = Place(**json.loads(state[stream.field])) if stream.field in state else None
+            try:
+                commands += self._settle(stream, place, there[stream.field])
+            except (WriterConflict, LogFormatError) as error:
+                stream.trouble = str(error)
+                log.warning("%s", error)
+        self._claim(commands)
+
+    def _look_at_last(self, streams: "Sequence[tuple[Stream, _There]]") -> None:
+        """Find out the id of the last entry that is kept of each stream.
+
+        Redis: MULTI, XREVRANGE, EXEC, WATCH, HGET.
+        """
+        streams = [(stream, there) for stream, there in streams if there.kind == b"stream"]
+        if streams:
+            answers = self._transact([pack("XREVRANGE", stream.to_key, "+", "-", "COUNT", 1) for stream, _ in streams])
+            for (_, there), entries in zip(streams, answers):
+                there.last = entries[0][0].decode() if entries else ""
+
+    def _transact(self, commands: Sequence[bytes]) -> list[Any]:
+        """Send commands to the destination in one transaction that is void when anybody else has written there.
+
+        Redis: MULTI, the commands, EXEC, WATCH, HGET.
+        """
+        subjects = ["the destination"] * len(commands)
+        answers = self._destination.connection.transact(transaction(commands), subjects, self._guard)
+        if not answers:
+            raise ServerUnreachable(f"{self._destination.url}: somebody else writes there at this moment")
+        return answers
+
+    def _check_role(self, found: bytes | None) -> None:
+        """Refuse to go on beside another forward of the same source."""
+        who = json.loads(found or b"{}")
+        if self._token and who and who["id"] != self._id:
+            raise WriterConflict(
+                f"{self._destination.url}: process {who['pid']} on {who['host']} forwards {self._source.url} there "
+                f"since {who['since']}: run one forward for one source and destination"
+            )
+
+    def _claim(self, commands: Sequence[bytes]) -> None:
+        """Write who forwards, beside what the logs need to be written to."""
+        token = self._as_writer(b"", 0, turn=uuid.uuid4().hex)
+        commands = [*commands, pack("HSET", self._state_key, "writer", token)]
+        commands += [_note(self._state_key, stream.field, stream.place) for stream in self._active()]
+        self._transact(commands)
+        self._token = token
+        for stream in self._active():
+            if isinstance(stream, LogCopy):
+                stream.token = stream.claim
+
+    def _as_writer(self, before: bytes | None, first: int, **more: str) -> bytes:
+        """Return what says that this program writes, for a log's writer key and for the state."""
+        told = json.loads(writer_token(writers(before), first))
+        return json.dumps(
+            {**told, "program": f"shareddata forward from {self._source.url}", "id": self._id, **more}
+        ).encode()
+
+    def _settle(self, stream: Stream, place: Place | None, there: "_There") -> list[bytes]:
+        """Set a stream's place to what the destination has; return what has to be written there first.
+
+        Raises:
+            WriterConflict, LogFormatError: what is there is not a copy of this stream.
+        """
+        where = f"{self._destination.url}, {stream}"
+        if there.kind not in (b"none", b"stream"):
+            raise WriterConflict(
+                f"{where}: the key {stream.to_key} is a {there.kind.decode()} there: forward into another namespace "
+                "(--to-namespace)"
+            )
+        drop = False
+        stream.place = place or stream.place  # for whoever looks on, also when it ends here
+        if isinstance(stream, LogCopy):
+            self._check_writer(where, stream, there)
+        if there.kind == b"none" or (place is None and not there.last):
+            if stream.place.sent:
+                log.warning("%s: the destination has lost it: what the source still has is sent again", stream)
+            stream.settle(stream.begin())
+        elif place is not None and order(there.last) <= order(place.id):
+            stream.settle(place)
+        elif not self._take_over:
+            raise WriterConflict(
+                f"{where}: other programs have written there, up to {there.last}: forward into another namespace "
+                "(--to-namespace), or go on all the same with --take-over"
+            )
+        elif place is not None:
+            stream.settle(replace(place, id=there.last))
+        elif isinstance(stream, LogCopy):
+            drop = True
+            stream.settle(stream.begin())
+        else:
+            stream.settle(replace(stream.begin(), id=there.last, at=there.last, ordinal=_UNKNOWN))
+        return self._claim_log(where, stream, there, drop) if isinstance(stream, LogCopy) else []
+
+    def _check_writer(self, where: str, stream: LogCopy, there: "_There") -> None:
+        """Refuse to go on beside a program that has become the writer since this one was."""
+        writer = json.loads(there.writer or b"{}")
+        if stream.token and newer(stream.token, there.writer) and not self._take_over:
+            raise WriterConflict(
+                f"{where}: {writer.get('program')}, process {writer.get('pid')} on {writer.get('host')}, writes it "
+                f"since {writer.get('since')}: forward into another namespace (--to-namespace), or end that program "
+                "and start again"
+            )
+
+    def _claim_log(self, where: str, stream: LogCopy, there: "_There", drop: bool) -> list[bytes]:
+        """Return what makes this program the writer of a log at the destination, and the log what it is at the source.
+
+        Raises:
+            LogFormatError: a log of another shape is there.
+
+        Redis: XINFO STREAM, XINFO GROUPS.
+        """
+        drop = drop or stream.anew
+        if there.made not in (None, stream.made) and not drop:
+            raise LogFormatError(
+                f"{where}: made there with {(there.made or b'').decode()}, at the source with {stream.made.decode()}: "
+                "open it there as it was made, or forward into another namespace (--to-namespace)"
+            )
+        stream.anew = False
+        commands = [pack("SET", stream.to_made_key, stream.made)]
+        if drop:
+            groups = Numbered(self._destination.side, stream.to_key).extent().cursors
+            commands.append(pack("DEL", stream.to_key))
+            commands += [pack("XGROUP", "CREATE", stream.to_key, group, "0", "MKSTREAM") for group in groups]
+        if drop or not stream.token or stream.token != there.writer:
+            stream.claim = self._as_writer(there.writer, order(stream.place.id)[0] + 1)
+            commands.append(pack("SET", stream.to_writer_key, stream.claim))
+        return commands
+
+    def _send(self) -> bool:
+        """Write what was read, up to what the link carries, in one transaction.
+
+        Redis: MULTI, XADD for each entry, HSET, EXEC, WATCH, HGET.
+        """
+        batches = self._batches()
+        if not batches:
+            return False
+        places = {stream.field: stream.after(entries) for stream, entries in batches}
+        commands: list[bytes] = []
+        for stream, entries in batches:
+            commands += [*stream.commands(entries), _note(self._state_key, stream.field, places[stream.field])]
+        begun = time.monotonic()
+        try:
+            self._write(commands)
+        except (ServerTimeout, ServerUnreachable):
+            self._budget = max(_LEAST_BYTES, self._budget // 2)
+            raise
+        if time.monotonic() - begun < self._destination.connection.timeout / 4:
+            self._budget = min(_MOST_BYTES, 2 * self._budget)
+        for stream, entries in batches:
+            before, stream.place = stream.place, places[stream.field]
+            for _ in entries:
+                stream.buffer.popleft()
+            self._tell_missed(stream, before)
+            if isinstance(stream, LogCopy):
+                self._clean(stream, before.ordinal)
+        return True
+
+    def _write(self, commands: Sequence[bytes]) -> None:
+        """Write at the destination, or find out at the next step who else has written there."""
+        self._transact(commands)
+        if self._destination.connection.guarded != self._token:
+            raise ServerUnreachable(f"{self._destination.url}: another program begins to forward there")
+
+    def _batches(self) -> list[tuple[Stream, list[Entry]]]:
+        """Return what goes into the next transaction, from each stream in turn."""
+        streams = [stream for stream in self._active() if stream.buffer]
+        self._turn += 1
+        turn = self._turn % max(1, len(streams))
+        room = self._budget
+        batches: list[tuple[Stream, list[Entry]]] = []
+        for stream in streams[turn:] + streams[:turn]:
+            entries: list[Entry] = []
+            for entry in stream.buffer:
+                if (batches or entries) and entry.size > room:
+                    break
+                room -= entry.size
+                entries.append(entry)
+            if entries:
+                batches.append((stream, entries))
+        return batches
+
+    def _tell_missed(self, stream: Stream, before: Place) -> None:
+        if stream.place.missed > before.missed:
+            log.warning(
+                "%s: %d entries were dropped at the source before they could be sent (%d so far)",
+                *(stream, stream.place.missed - before.missed, stream.place.missed),
+            )
+
+    def _clean(self, stream: LogCopy, before: int) -> None:
+        """Drop buckets at the destination, as the log's writer does at the source; all are kept that nobody reads.
+
+        Redis: XINFO GROUPS, XTRIM.
+        """
+        size, number = stream.bucket_size, stream.place.ordinal
+        newest = (number - 1) // size
+        if newest <= (before - 1) // size:
+            return
+        numbered = Numbered(self._destination.side, stream.to_key)
+        read = min(numbered.extent().cursors.values(), default=0) // size * size
+        numbered.trim(max(read, (newest - self._max_buckets + 1) * size) + 1)
+
+
+_UNKNOWN = 1 << 62  # an ordinal that the next page corrects
+_GONE = "it is not described with a history any more"
+
+
+class _End:
+    """One of the two servers; connected when it is first there."""
+
+    def __init__(self, url: str, namespace: str, timeout: float) -> None:
+        self._url, self._timeout = url, timeout
+        self._memory: SharedMemory | None = None
+        self.url = Address(url).shown
+        self.keys = Names(namespace)
+
+    def open(self) -> None:
+        """Connect; later, each connection opens itself."""
+        if self._memory is None:
+            wait = min(1.0, self._timeout)
+            self._memory = SharedMemory(url=self._url, namespace=self.keys.namespace, wait=wait, timeout=self._timeout)
+            self.connection = self._memory.connect("shareddata forward")
+            self.side = self._memory.connect("shareddata forward")  # what is asked here ends no WATCH there
+
+    @property
+    def memory(self) -> SharedMemory:
+        assert self._memory is not None, "opened before it is used"
+        return self._memory
+
+    def close(self) -> None:
+        if self._memory is not None:
+            self.connection.close()
+            self.side.close()
+            self._memory.close()
+
+
+@dataclass
+class _There:
+    """What the destination has of one stream."""
+
+    kind: bytes
+    made: bytes | None = None
+    writer: bytes | None = None
+    last: str = ""
+
+
+def _at_source(keys: Names) -> str:
+    return f"{keys.prefix}shareddata:forward"
+
+
+def _at_destination(keys: Names, identity: str) -> str:
+    return f"{keys.prefix}shareddata:forwarded:{identity}"
+
+
+def _note(state_key: str, field: str, place: Place) -> bytes:
+    return pack("HSET", state_key, field, json.dumps(asdict(place)))
+
+
+# -- telling --------------------------------------------------------------------------------------------------------
+
+_PLAIN_EVERY = 10.0  # seconds between two plain lines
+
+
+class Display:
+    """Says how a forwarding goes: a status line on a terminal, else a plain line every ten seconds.
+
+    A context manager: what the library logs meanwhile stands above the status line.
+
+    Args:
+        out: where to.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._terminal = out.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._told_at = 0.0
+        self._sent: int | None = None
+        self._trouble = ""
+        self._handler = _Above(out) if self._terminal else None
+        self._rate = 0.0
+
+    def __enter__(self) -> Self:
+        if self._handler is not None:
+            self._propagate, log.propagate = log.propagate, False
+            log.addHandler(self._handler)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handler is not None:
+            log.removeHandler(self._handler)
+            log.propagate = self._propagate
+            self._out.write("\r\x1b[K")
+        self._out.flush()
+
+    def tell(self, forward: Forward) -> None:
+        """Say how far it is, if it is time to."""
+        now = time.monotonic()
+        over = now - self._told_at
+        if over < (0.2 if self._terminal else _PLAIN_EVERY) and (self._terminal or forward.trouble == self._trouble):
+            return
+        progress = forward.progress
+        sent = sum(each.sent for each in progress)
+        if self._sent is not None and over > 0:
+            self._rate = (sent - self._sent) / over
+        self._sent, self._told_at, self._trouble = sent, now, forward.trouble
+        text = f"{time.strftime('%H:%M:%S', time.gmtime())} UTC  {self._text(progress, sent)}"
+        if forward.trouble:
+            text += f"  {forward.trouble}"
+        if self._terminal:
+            columns = os.get_terminal_size(self._out.fileno()).columns or 80
+            self._out.write(f"\r\x1b[K{clip(text, columns - 1)}")
+        else:
+            self._out.write(f"{text}\n")
+        self._out.flush()
+
+    def _text(self, progress: Sequence[Progress], sent: int) -> str:
+        behind = [each.behind for each in progress if not each.trouble]
+        known = "not known yet" if None in behind else f"{sum(each or 0 for each in behind):,}"
+        missed = sum(each.missed for each in progress)
+        return f"{sent:,} sent, {missed:,} missed, {known} behind, {max(0.0, self._rate):,.0f}/s"
+
+
+class _Above(logging.Handler):
+    """Writes what is logged above the status line."""
+
+    def __init__(self, out: TextIO) -> None:
+        super().__init__()
+        self._out = out
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._out.write(f"\r\x1b[K{record.getMessage()}\n")
+
+
+def summary(progress: Sequence[Progress]) -> list[str]:
+    """Return a table: for each record and log what was sent, missed and is behind, and why it is not forwarded.
+
+    Redis: none.
+    """
+    rows = [["WHAT", "NAME", "SENT", "MISSED", "BEHIND", ""]]
+    for each in progress:
+        behind = "?" if each.behind is None else str(each.behind)
+        rows.append([each.kind, each.name, str(each.sent), str(each.missed), behind, each.trouble])
+    return grid(rows, right=[2, 3, 4])
