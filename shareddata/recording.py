@@ -322,7 +322,7 @@ def _seconds(identity: bytes) -> float:
 
 
 def content_of(path: Path) -> dict[str, Any]:
-    """Return what a small JSON file holds, nothing if it is not there.
+    """Return what a small JSON file holds, nothing if it is not there or empty, as a power cut may leave it.
 
     Redis: none.
 
@@ -330,7 +330,7 @@ def content_of(path: Path) -> dict[str, Any]:
         SharedDataError: it cannot be read as such.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8") or "{}")
     except FileNotFoundError:
         return {}
     except ValueError as error:

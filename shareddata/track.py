@@ -252,7 +252,7 @@ class Track:
     def _tell_missed(self, missed: int) -> None:
         """Note how many of the history's entries are missing between the file's rows, before more rows follow."""
         if missed != self._missed:
-            self._sidecar({"missed": missed})
+            self._sidecar({"missed": missed}, durable=False)  # a fast writer may make a gap fifty times a second
             self._missed = missed
 
     def _finish(self) -> None:
@@ -267,14 +267,14 @@ class Track:
         last = self.end.id if self.end else ""
         self._sidecar({"missed": self._missed, "last": last, "rows": self._rows})
 
-    def _sidecar(self, more: Mapping[str, Any]) -> None:
+    def _sidecar(self, more: Mapping[str, Any], durable: bool = True) -> None:
         content = {
             **{"recording": FORMAT, "record": self.record.name, "namespace": self._folder.namespace},
             **{"first": self._began, "before": self._before, "missed": 0},
             **more,
             "description": self.record.as_json(),
         }
-        _replace(self._path.with_suffix(".json"), content)
+        _replace(self._path.with_suffix(".json"), content, durable)
 
     def _mend(self) -> End | None:
         """Return how far the record is recorded, and mend the file that a crash left."""
@@ -322,11 +322,15 @@ def _write_whole(file: int, data: bytes, offset: int) -> None:
         raise
 
 
-def _replace(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a small JSON file, whole or not at all."""
+def _replace(path: Path, content: Mapping[str, Any], durable: bool = True) -> None:
+    """Write a small JSON file, whole or not at all; unless it is `durable`, a power cut may leave nothing of it."""
     beside = path.with_name(f".{path.name}.new")
     try:
-        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
         beside.replace(path)
     except OSError:
         try:
