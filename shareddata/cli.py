@@ -44,7 +44,7 @@ from shareddata.codec import decoder
 from shareddata.command import Command, UsageError, Where, command
 from shareddata.datadesc import Field, Record
 from shareddata.datadict import DataDict
-from shareddata.errors import DescriptionError, FieldError, NotInitialized, SharedDataError
+from shareddata.errors import DecodeError, DescriptionError, FieldError, NotInitialized, SharedDataError
 from shareddata.memory import SharedMemory
 
 _SOON = 2.0  # seconds that commands wait for a server when somebody sits before them
@@ -338,9 +338,9 @@ def tail(
         _tell_missed(told, follower.missed)
 
 
-def _tell_missed(told: int, missed: int) -> int:
+def _tell_missed(told: int, missed: int, what: str = "updates: the history") -> int:
     if missed > told:
-        print(f"missed {missed - told} updates: the history had dropped them ({missed} so far)", file=sys.stderr)
+        print(f"missed {missed - told} {what} had dropped them ({missed} so far)", file=sys.stderr)
     return missed
 
 
@@ -869,22 +869,30 @@ def _log_stats(state: logs.State, json: bool) -> int:
 
 
 def _log_tail(look: logs.Look, count: int, follow: bool, json: bool) -> int:
-    told, restarts = 0, 0
+    told, restarts, code = 0, 0, 0
     try:
         for entry in look.tail(max(0, count), follow):
             if look.restarts > restarts:
                 restarts = look.restarts
                 print(f"the numbers from {entry.seqn} on are other records now", file=sys.stderr)
-            told = _tell_missed(told, look.missed)
-            tag, values = look.decode(entry)
-            if json:
-                shown = [each.hex() if isinstance(each, bytes) else table.strict(each) for each in values]
-                print(json_text.dumps({"seqn": entry.seqn, "tag": tag, "values": shown}), flush=True)
-            else:
-                print(f"{entry.seqn}  {values if tag is None or len(look.formats) == 1 else (tag, values)}", flush=True)
+            told = _tell_missed(told, look.missed, "records: the log")
+            try:
+                tag, values = look.decode(entry)
+            except DecodeError as error:
+                print(table.clean(str(error)), file=sys.stderr)
+                code = 1
+                continue
+            print(_log_line(look, entry.seqn, tag, values, json), flush=True)
     except KeyboardInterrupt:
         pass  # the usual way to end it
-    return 0
+    return code
+
+
+def _log_line(look: logs.Look, seqn: int, tag: int | None, values: Sequence[Any], json: bool) -> str:
+    if not json:
+        return f"{seqn}  {values if tag is None or len(look.formats) == 1 else (tag, values)}"
+    shown = [each.hex() if isinstance(each, bytes) else table.strict(each) for each in values]
+    return json_text.dumps({"seqn": seqn, "tag": tag, "values": shown})
 
 
 def _log_verify(look: logs.Look, json: bool) -> int:

@@ -1,6 +1,7 @@
 """`shareddata log`: what there is, whether it is whole, what trimming takes from whom."""
 
 import json
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -191,7 +192,13 @@ def test_verify_lists_what_is_missing_or_wrong(engine: TSLog, shm: SharedMemory,
     ]
     found = json.loads(call("verify", "engine/slow", "--json")[1])
     assert found["gaps"] == [[5, 5], [20, 22], [100, 100], [104, 104]] and not found["whole"]
-    assert call("tail", "engine/slow", "-c", 4)[0] == 1
+    code, out, err = call("tail", "engine/slow", "-c", 6)
+    assert code == 1 and out == f"99  (98, {98 / 3})\n103  ({0x7878787878787878}, {decoded('x')})\n"
+    assert "log engine/slow, record 101: 5 bytes" in err and "record 103: 17 bytes" in err
+
+
+def decoded(character: str) -> float:
+    return float(struct.unpack("<d", 8 * character.encode())[0])
 
 
 def test_what_was_trimmed_is_no_gap(engine: TSLog, shm: SharedMemory, call: Call) -> None:
