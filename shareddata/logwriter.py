@@ -134,18 +134,16 @@ class LogWriter:
             raise
 
     def _claim(self, expected: bytes | None) -> None:
-        """Put the token into the key, if it still holds what is expected.
+        """Put the token into the key, if it still holds what is expected; the next commit looks whether it did.
 
         Redis: WATCH, GET, MULTI, SET, EXEC.
         """
-        opened = self._connection.opened
         self._connection.call("WATCH", self._key)
         found = self._connection.call("GET", self._key)
         if found != expected:
             self._give_up(found)
-        request = transaction([pack("SET", self._key, self.token)])
-        if self._connection.transact(request, [self._subject], self._guard):
-            self._opened = opened
+        self._connection.settle()
+        self._connection.transact(transaction([pack("SET", self._key, self.token)]), [self._subject], self._guard)
         self._check_guard()
 
     def adopt(self, text: bytes, committed: int) -> None:
