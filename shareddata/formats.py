@@ -46,6 +46,7 @@ class Format:
             raise LogFormatError(f"the format {text!r} holds nothing: see Python's module struct")
         self.unpack = self._struct.unpack
         self._texts = _texts(self._items())
+        self.pack_quickly = self.pack if self._texts else self._struct.pack  # its errors are those of struct
 
     def __repr__(self) -> str:
         return f"<Format {self.text!r}, {self.size} bytes>"

@@ -7,10 +7,13 @@ It knows positions, cursors and what a record's tag says. It must not know who m
 3. Numbers that were given anew, to other records, are read again from there on, and that is counted in `restarts`.
 """
 
+import gc
 import logging
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 from shareddata.connection import Connection
@@ -42,7 +45,6 @@ class TSReader:
     committed now.
 
     Attributes:
-        position: the sequence number of the last record that was read.
         missed: records that were dropped or lost before this reader could read them.
         restarts: how often numbers were given anew under this reader: by `recreate`, or by a new writer after the
             server had lost committed records.
@@ -69,11 +71,13 @@ class TSReader:
         self._connection = connection
         self._stream = Numbered(connection, key)
         self._ask_writer = pack("GET", f"{key}:writer")
-        self._entries: list[Any] = []  # [tag, bytes] each, the next one last
+        self._tags: list[bytes] = []  # of a page of records, and their bytes
+        self._data: list[bytes] = []
+        self._at = 0  # the index of the next one
         try:
             connection.settle()
             self._writer: bytes | None = connection.command(self._ask_writer)
-            self.position = self._stream.extent().cursors.get(cursor, 0)
+            self._before = self._stream.extent().cursors.get(cursor, 0)  # the number before the page's first one
         except BaseException:
             connection.close()
             raise
@@ -91,6 +95,11 @@ class TSReader:
         while (record := self.next()) is not None:
             yield record
 
+    @property
+    def position(self) -> int:
+        """The sequence number of the last record that was read."""
+        return self._before + self._at
+
     def next(self) -> tuple[Any, ...] | None:
         """Return the next record's values; with several formats `(tag, values)`; None when there is no more yet.
 
@@ -98,23 +107,24 @@ class TSReader:
             LogFormatError: the log has no format: use `next_record`; or it was begun anew with other formats.
             DecodeError: a record that was stored as bytes; `next_record` returns it.
         """
-        if not self._entries and not self._fetch():
-            return None
-        tag, data = fields = self._entries.pop()
+        at = self._at
+        if at == len(self._data):
+            if not self._fetch():
+                return None
+            at = 0
         try:
-            values: tuple[Any, ...] = self._decode[tag](data)
+            values: tuple[Any, ...] = self._decode[self._tags[at]](self._data[at])
         except (struct.error, KeyError):
-            self._entries.append(fields)
-            raise self._no_record(tag, data) from None
-        self.position += 1
+            raise self._no_record(self._tags[at], self._data[at]) from None
+        self._at = at + 1
         return values
 
     def next_record(self) -> bytearray | None:
         """Return the next record's bytes, None when there is no more yet."""
-        if not self._entries and not self._fetch():
+        if self._at == len(self._data) and not self._fetch():
             return None
-        self.position += 1
-        return bytearray(self._entries.pop()[1])
+        self._at += 1
+        return bytearray(self._data[self._at - 1])
 
     def read_many(self, n: int, tag: int = 0) -> Any:
         """Return up to n records of one format as a structured array; it may be empty.
@@ -130,15 +140,14 @@ class TSReader:
             raise LogFormatError(f"{self._stream.key}: tag {tag!r}, expected 0 to {len(self._formats) - 1}")
         records: list[bytes] = []
         wanted, form = b"%d" % tag, self._formats[tag]
-        while len(records) < n and (self._entries or self._fetch(n - len(records))):
-            entries = self._entries[: -(n - len(records)) - 1 : -1]
-            tags, page = zip(*entries)
+        while len(records) < n and (self._at < len(self._data) or self._fetch(n - len(records))):
+            what = slice(self._at, self._at + n - len(records))
+            page, tags = self._data[what], self._tags[what]
             good = len(page)
             if tags.count(wanted) < good or set(map(len, page)) != {form.size}:
-                good = next(i for i, (t, data) in enumerate(entries) if t != wanted or len(data) != form.size)
+                good = [tag == wanted and len(data) == form.size for tag, data in zip(tags, page)].index(False)
             records += page[:good]
-            self.position += good
-            del self._entries[len(self._entries) - good :]
+            self._at += good
             if good < len(page):
                 break
         return table(records, form)
@@ -194,18 +203,28 @@ class TSReader:
 
     def _fetch(self, count: int = _PAGE) -> bool:
         """Read the next records; they have consecutive numbers."""
-        after = self.position
-        entries, writer = self._stream.entries(after, max(1, min(count, _PAGE)), self._ask_writer)
-        if writer != self._writer and self._begun_anew(writer):
-            return self._fetch(count)
+        collecting = gc.isenabled()
+        gc.disable()  # thousands of lists that end here: looking through them takes a third of the time (measured)
+        try:
+            entries, writer = self._stream.entries(self.position, max(1, min(count, _PAGE)), self._ask_writer)
+            if writer == self._writer or not self._begun_anew(writer):
+                return self._take(entries)
+        finally:
+            if collecting:
+                gc.enable()
+        return self._fetch(count)
+
+    def _take(self, entries: list[Any]) -> bool:
         if not entries:
             return False
         first = _number(entries[0])
         if _number(entries[-1]) - first + 1 > len(entries):  # a gap: what is behind it is read next time
             entries = [entry for i, entry in enumerate(entries) if _number(entry) == first + i]
-        self.missed += first - after - 1
-        self.position = first - 1
-        self._entries = [fields for _, fields in entries[::-1]]
+        self.missed += first - self.position - 1
+        self._before, self._at = first - 1, 0
+        flat = list(chain.from_iterable(map(itemgetter(1), entries)))  # tag, bytes, tag, bytes ...
+        self._tags, self._data = flat[::2], flat[1::2]
+        entries.clear()
         return True
 
     def _begun_anew(self, writer: bytes | None) -> bool:
@@ -216,7 +235,7 @@ class TSReader:
         if first is not None and first <= self.position:
             self._check_made()
             log.warning("%s: the numbers from %d on are other records now: reading them", self._stream.key, first)
-            self.position = first - 1
+            self._before, self._at, self._tags, self._data = first - 1, 0, [], []
             self.restarts += 1
             self._writer = writer
             return True

@@ -17,6 +17,7 @@ its committed cursor; `tslog:NAME:log`, what the log was made with; `tslog:NAME:
 import json
 import logging
 import os
+import struct
 import threading
 import time
 import weakref
@@ -178,6 +179,7 @@ class TSLog:
         self._pending = self._writer.pending
         self._made_key = f"{self._stream.key}:log"
         self._heads = [tail_head(b"%d" % i, form.size) for i, form in enumerate(self.formats)]
+        self._pack = self.formats[0].pack_quickly if len(self.formats) == 1 else None
         self._careful_from = 0  # records before this number are only put into memory
         self._seqn = 0
         self._trimmed = 1
@@ -247,9 +249,13 @@ class TSLog:
 
         Redis: as `commit` after `commit_delta` records; for the first record GET, SET, WATCH, INFO, CONFIG GET.
         """
-        if len(self.formats) != 1:
+        if self._pack is None:
             raise LogFormatError(f"log {self.name} has {len(self.formats)} formats: use store_with_tag or store_record")
-        return self._store(self._heads[0], self.formats[0].pack(*args))
+        try:
+            data = self._pack(*args)
+        except (struct.error, OverflowError):
+            data = self.formats[0].pack(*args)  # raises, and says what does not fit
+        return self._store(self._heads[0], data)
 
     def store_with_tag(self, tag: int, *args: Any) -> int:
         """Store values according to one of the log's formats; see `store`.

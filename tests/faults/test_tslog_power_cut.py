@@ -92,7 +92,7 @@ def test_a_new_writer_gives_numbers_anew(own_server: Callable[..., OwnServer], f
         got: list[tuple[int, int]] = []
         seen: dict[int, int] = {}
         reader, value, expected = own.reader(0), 0, 0
-        for round_ in range(60 if full else 12):
+        for _ in range(60 if full else 12):
             writer = TSLog("test", ["I"], shm=shm, commit_delta=1)
             marks = []
             for _ in range(chance.randrange(2, 60)):

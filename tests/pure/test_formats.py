@@ -20,7 +20,8 @@ def values_of(character: str) -> st.SearchStrategy[Any]:
     """Return the values that one character of a format takes."""
     if character.lower() in INTEGERS:
         bits = INTEGERS[character.lower()]
-        return st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if character.islower() else st.integers(0, 2**bits - 1)
+        low = -(2 ** (bits - 1)) if character.islower() else 0
+        return st.integers(low, low + 2**bits - 1)
     if character in WIDTHS:
         return st.floats(width=WIDTHS[character])  # type: ignore[arg-type]
     return st.booleans() if character == "?" else st.binary(min_size=1, max_size=1)
