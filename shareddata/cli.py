@@ -950,9 +950,9 @@ def forward_(
 ) -> int:
     """Copy logs and histories to another server whenever the link is there, each entry once and in order.
 
-    Either server may go away, and so may this program: it goes on where it was. What a log or history had dropped before
-    it could be sent is counted. Ctrl-C ends it, with exit code 0, and a table of what was sent, missed and is behind. The
-    exit code is 1 if something is not forwarded because others write it at the destination.
+    Either server may go away, and so may this program: it goes on where it was. What a log or history had dropped
+    before it could be sent is counted. Ctrl-C ends it, with exit code 0, and a table of what was sent, missed and is
+    behind. The exit code is 1 if something is not forwarded because others write it at the destination.
 
     Examples:
       shareddata forward --from embedded:///var/lib/robot --to rediss://shore --to-namespace usv1
@@ -960,9 +960,14 @@ def forward_(
     """
     if not from_ or not to_:
         raise UsageError("give both --from URL and --to URL")
-    options = {"namespace": namespace, "to_namespace": to_namespace, "name": cursor}
     with forward.Forward(
-        *(from_, to_, names), **options, max_buckets=max_buckets, take_over=take_over, timeout=timeout
+        *(from_, to_, names),
+        namespace=namespace,
+        to_namespace=to_namespace,
+        name=cursor,
+        max_buckets=max_buckets,
+        take_over=take_over,
+        timeout=timeout,
     ) as going:
         try:
             with forward.Display(sys.stderr) as display:
@@ -976,7 +981,10 @@ def forward_(
 
 COMMANDS: dict[str, Command] = {
     each.name: each
-    for each in (init, check, list_, get, set_, watch_, tail, record_, replay_, export_, log, serve, new, demo_, forward_)
+    for each in (
+        *(init, check, list_, get, set_, watch_, tail, record_, replay_, export_, log, forward_),
+        *(serve, new, demo_),
+    )
 }
 
 _HELP = """usage: shareddata COMMAND [options] [arguments]

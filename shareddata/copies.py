@@ -252,7 +252,8 @@ class LogCopy(Stream):
         self.writer = b""
         self.anew = False
         self.token = self.claim = b""
-        self._unsent = 0
+        self._seen = b""  # the writer under which `total` was seen last
+        self._old_total = 0  # what was seen before this writer
 
     @property
     def bucket_size(self) -> int:
@@ -277,11 +278,12 @@ class LogCopy(Stream):
         self.made, self.writer = made, writer or b""
         if info is None:
             return
-        before, self.total = self.total, order(info[b"last-generated-id"])[0]
+        if newer(self._seen, self.writer):
+            self._seen, self._old_total = self.writer, self.total
+        self.total = order(info[b"last-generated-id"])[0]
         if not wanted:
             return
         if self._parted() is not None:
-            self._unsent = max(0, before - self.place.ordinal)
             self.known = self.whole = False  # it is settled first where to go on
             return
         if newer(self.place.writer.encode(), self.writer):
@@ -319,10 +321,11 @@ class LogCopy(Stream):
             return
         if self.anew:
             log.warning("%s was begun anew at the source: it is begun anew at the destination too", self)
-            if self._unsent:
-                log.warning("%s: %d records of the old one were not sent", self, self._unsent)
+            unsent = max(0, self._old_total - place.ordinal)
+            if unsent:
+                log.warning("%s: %d records of the old one were not sent", self, unsent)
             self.begun = 0
-            self.place = replace(self.begin(), sent=place.sent, missed=place.missed + self._unsent)
+            self.place = replace(self.begin(), sent=place.sent, missed=place.missed + unsent)
         else:
             log.warning(
                 "%s: the source lost records that were sent already, and has given their numbers to others, from %d on",
@@ -330,7 +333,6 @@ class LogCopy(Stream):
             )
             writer = self.writer.decode()
             self.place = replace(place, at=f"{first - 1}-0", ordinal=first - 1, writer=writer)
-        self._unsent = 0
 
 
 def order(identity: str | bytes) -> tuple[int, int]:

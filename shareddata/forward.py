@@ -1,52 +1,40 @@
 """Store and forward: logs and histories are copied to another server whenever the link is there.
 
-It knows two servers, and how far each log and history was copied from one to the other. It must not know sockets, nor
-what a record or a trame holds. Invariants:
+It knows the source, and when what is read and sent. It must not know how entries are counted (`copies`), nor what the
+destination holds (`destination`). Invariants:
 
-1. An entry keeps its id. The entries and how far they reach (`Place`) are written at the destination in one
-   transaction: after any fault the destination itself tells where to go on, and each entry is there once, in order.
-2. That transaction is void when anybody else has written there since the destination was last looked at: another
-   forward, a local writer, or a request of this one that was late on its way.
-3. The source keeps a cursor for each log, which its cleaning waits for up to the log's `max_buckets`; a history waits
+1. An entry keeps its id. The entries and how far they reach are written at the destination in one transaction: after
+   any fault the destination itself tells where to go on, and each entry is there once, in order.
+2. The source keeps a cursor for each log, which its cleaning waits for up to the log's `max_buckets`; a history waits
    for nobody. What was dropped before it could be sent is counted exactly, with the entry that comes behind it.
-4. What somebody else wrote at the destination is never overwritten; it is a WriterConflict of that record or log, and
-   the others go on.
+3. What cannot be forwarded, because somebody else writes it, does not hinder the others.
 
-In Redis, beside the copies. At the source: the hash `shareddata:forward` holds the source's identity and where each
-forwarding began; in each log's stream a consumer group `forward:NAME`. At the destination: the hash
-`shareddata:forwarded:IDENTITY` holds who forwards (`writer`) and a Place for each record and log.
+In Redis, at the source: the hash `shareddata:forward` holds the source's identity and where each forwarding began; in
+each log's stream is a consumer group `forward:NAME`.
 """
 
-import json
 import logging
 import os
 import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Self, TextIO
+from typing import Self, TextIO
 
 from shareddata import logs
-from shareddata.address import Address
 from shareddata.copies import Entry, HistoryCopy, LogCopy, Place, Progress, Stream, order
+from shareddata.destination import Destination, End, at_source
 from shareddata.errors import (
     LogFormatError,
     ServerRefused,
     ServerTimeout,
     ServerUnreachable,
-    SharedDataError,
     UnknownData,
-    WriterConflict,
 )
-from shareddata.logwriter import newer, writers
-from shareddata.logwriter import token as writer_token
-from shareddata.memory import SharedMemory
-from shareddata.names import Names
 from shareddata.stream import Numbered
 from shareddata.table import clip, grid
-from shareddata.wire import pack, question, transaction
+from shareddata.wire import question
 
 log = logging.getLogger("shareddata")
 
@@ -102,20 +90,19 @@ class Forward:
         to_namespace = namespace if to_namespace is None else to_namespace
         self.streams: dict[str, Stream] = {}
         self._names = tuple(names)
-        self._source = _End(source, namespace, timeout)
-        self._destination = _End(destination, to_namespace, timeout)
+        self._source = End(source, namespace, timeout)
+        self._destination = Destination(
+            *(destination, to_namespace, timeout),
+            source=self._source.url,
+            max_buckets=max_buckets,
+            take_over=take_over,
+        )
         place = re.sub(r"//[^/@]*@|\?.*", lambda found: "//" if found[0].startswith("//") else "", destination)
         self._cursor = f"forward:{name or ' '.join(filter(None, (place, to_namespace)))}"
-        self._max_buckets = max_buckets
-        self._take_over = take_over
         self._identity = ""
-        self._id = uuid.uuid4().hex
-        self._token = b""
-        self._guard = b""
-        self._state_key = ""
         self._untold = set(names)
         self._synced = False
-        self._opened = self._to_opened = 0
+        self._opened = 0
         self._look_at = self._acknowledge_at = 0.0
         self._acknowledged: dict[str, str] = {}
         self._budget = _MOST_BYTES // 4
@@ -267,11 +254,11 @@ class Forward:
 
         Redis: HSETNX, HGET.
         """
-        connection, key = self._source.connection, _at_source(self._source.keys)
+        connection, key = self._source.connection, at_source(self._source.keys)
         connection.call("HSETNX", key, "identity", uuid.uuid4().hex)
         identity = connection.ask("HGET", key, "identity").decode()
         if identity != self._identity:
-            self._identity, self._synced, self._token = identity, False, b""
+            self._identity, self._synced = identity, False
 
     def _look_at_records(self) -> None:
         shm = self._source.memory
@@ -313,7 +300,7 @@ class Forward:
 
         Redis: HGET, TYPE, XINFO STREAM, HSET.
         """
-        connection, key = self._source.connection, _at_source(self._source.keys)
+        connection, key = self._source.connection, at_source(self._source.keys)
         field = f"{self._cursor} {stream.field}"
         if noted := connection.ask("HGET", key, field):
             return min(int(noted), self._oldest(stream))
@@ -396,189 +383,11 @@ class Forward:
 
     def _open_destination(self) -> None:
         """Connect, and find out what the destination has, when that is not known."""
-        self._destination.open()
-        connection = self._destination.connection
-        connection.settle()
-        if connection.opened != self._to_opened:
+        if not self._destination.known or not self._synced:
             self._synced = False
-        if not self._synced:
-            self._describe()
-            self._sync()
-            self._to_opened = connection.opened
+            self._destination.look(self._active(), self._identity)
             self._acknowledged.clear()
             self._synced = True
-
-    def _describe(self) -> None:
-        """Carry the descriptions over that differ.
-
-        Redis: HGETALL; as `SharedMemory.init`.
-        """
-        destination = self._destination.memory
-        there = set(destination.names())
-        changed = {}
-        for stream in self._active():
-            if not isinstance(stream, HistoryCopy) or stream.record is None:
-                continue
-            if stream.name not in there or destination.describe(stream.name) != stream.record:
-                changed[stream.name] = stream.record.as_json()
-        if changed:
-            destination.init(changed, keep=True)
-
-    def _sync(self) -> None:
-        """Find out where to go on, and take the right to write: what is late on its way is void from now on.
-
-        Redis: MULTI, HGETALL, TYPE, GET, EXEC, WATCH, HGET; MULTI, XREVRANGE, EXEC; MULTI, HSET, SET, EXEC.
-        """
-        keys = self._destination.keys
-        state_key = self._state_key = _at_destination(keys, self._identity)
-        streams = self._active()
-        watched = [state_key, *(each.to_key for each in streams if each.kind == "history")]
-        questions = [pack("HGET", _at_source(keys), "identity"), pack("HGETALL", state_key)]
-        for stream in streams:
-            questions.append(pack("TYPE", stream.to_key))
-            if isinstance(stream, LogCopy):
-                watched += [stream.to_made_key, stream.to_writer_key]
-                questions += [pack("GET", stream.to_made_key), pack("GET", stream.to_writer_key)]
-        self._guard = pack("WATCH", *watched) + pack("HGET", state_key, "writer")
-        answers = iter(self._transact(questions))
-        if (next(answers) or b"").decode() == self._identity:
-            raise SharedDataError(f"{self._destination.url}: source and destination are the same: name two")
-        state = {name.decode(): text for name, text in next(answers).items()}
-        self._check_role(state.get("writer"))
-        there = {
-            stream.field: _There(next(answers), *((next(answers), next(answers)) if stream.kind == "log" else ()))
-            for stream in streams
-        }
-        self._look_at_last([(stream, there[stream.field]) for stream in streams])
-        commands: list[bytes] = []
-        for stream in streams:
-            place = Place(**json.loads(state[stream.field])) if stream.field in state else None
-            try:
-                commands += self._settle(stream, place, there[stream.field])
-            except (WriterConflict, LogFormatError) as error:
-                stream.trouble = str(error)
-                log.warning("%s", error)
-        self._claim(commands)
-
-    def _look_at_last(self, streams: "Sequence[tuple[Stream, _There]]") -> None:
-        """Find out the id of the last entry that is kept of each stream.
-
-        Redis: MULTI, XREVRANGE, EXEC, WATCH, HGET.
-        """
-        streams = [(stream, there) for stream, there in streams if there.kind == b"stream"]
-        if streams:
-            answers = self._transact([pack("XREVRANGE", stream.to_key, "+", "-", "COUNT", 1) for stream, _ in streams])
-            for (_, there), entries in zip(streams, answers):
-                there.last = entries[0][0].decode() if entries else ""
-
-    def _transact(self, commands: Sequence[bytes]) -> list[Any]:
-        """Send commands to the destination in one transaction that is void when anybody else has written there.
-
-        Redis: MULTI, the commands, EXEC, WATCH, HGET.
-        """
-        subjects = ["the destination"] * len(commands)
-        answers = self._destination.connection.transact(transaction(commands), subjects, self._guard)
-        if not answers:
-            raise ServerUnreachable(f"{self._destination.url}: somebody else writes there at this moment")
-        return answers
-
-    def _check_role(self, found: bytes | None) -> None:
-        """Refuse to go on beside another forward of the same source."""
-        who = json.loads(found or b"{}")
-        if self._token and who and who["id"] != self._id:
-            raise WriterConflict(
-                f"{self._destination.url}: process {who['pid']} on {who['host']} forwards {self._source.url} there "
-                f"since {who['since']}: run one forward for one source and destination"
-            )
-
-    def _claim(self, commands: Sequence[bytes]) -> None:
-        """Write who forwards, beside what the logs need to be written to."""
-        token = self._as_writer(b"", 0, turn=uuid.uuid4().hex)
-        commands = [*commands, pack("HSET", self._state_key, "writer", token)]
-        commands += [_note(self._state_key, stream.field, stream.place) for stream in self._active()]
-        self._transact(commands)
-        self._token = token
-        for stream in self._active():
-            if isinstance(stream, LogCopy):
-                stream.token = stream.claim
-
-    def _as_writer(self, before: bytes | None, first: int, **more: str) -> bytes:
-        """Return what says that this program writes, for a log's writer key and for the state."""
-        told = json.loads(writer_token(writers(before), first))
-        return json.dumps(
-            {**told, "program": f"shareddata forward from {self._source.url}", "id": self._id, **more}
-        ).encode()
-
-    def _settle(self, stream: Stream, place: Place | None, there: "_There") -> list[bytes]:
-        """Set a stream's place to what the destination has; return what has to be written there first.
-
-        Raises:
-            WriterConflict, LogFormatError: what is there is not a copy of this stream.
-        """
-        where = f"{self._destination.url}, {stream}"
-        if there.kind not in (b"none", b"stream"):
-            raise WriterConflict(
-                f"{where}: the key {stream.to_key} is a {there.kind.decode()} there: forward into another namespace "
-                "(--to-namespace)"
-            )
-        drop = False
-        stream.place = place or stream.place  # for whoever looks on, also when it ends here
-        if isinstance(stream, LogCopy):
-            self._check_writer(where, stream, there)
-        if there.kind == b"none" or (place is None and not there.last):
-            if stream.place.sent:
-                log.warning("%s: the destination has lost it: what the source still has is sent again", stream)
-            stream.settle(stream.begin())
-        elif place is not None and order(there.last) <= order(place.id):
-            stream.settle(place)
-        elif not self._take_over:
-            raise WriterConflict(
-                f"{where}: other programs have written there, up to {there.last}: forward into another namespace "
-                "(--to-namespace), or go on all the same with --take-over"
-            )
-        elif place is not None:
-            stream.settle(replace(place, id=there.last))
-        elif isinstance(stream, LogCopy):
-            drop = True
-            stream.settle(stream.begin())
-        else:
-            stream.settle(replace(stream.begin(), id=there.last, at=there.last, ordinal=_UNKNOWN))
-        return self._claim_log(where, stream, there, drop) if isinstance(stream, LogCopy) else []
-
-    def _check_writer(self, where: str, stream: LogCopy, there: "_There") -> None:
-        """Refuse to go on beside a program that has become the writer since this one was."""
-        writer = json.loads(there.writer or b"{}")
-        if stream.token and newer(stream.token, there.writer) and not self._take_over:
-            raise WriterConflict(
-                f"{where}: {writer.get('program')}, process {writer.get('pid')} on {writer.get('host')}, writes it "
-                f"since {writer.get('since')}: forward into another namespace (--to-namespace), or end that program "
-                "and start again"
-            )
-
-    def _claim_log(self, where: str, stream: LogCopy, there: "_There", drop: bool) -> list[bytes]:
-        """Return what makes this program the writer of a log at the destination, and the log what it is at the source.
-
-        Raises:
-            LogFormatError: a log of another shape is there.
-
-        Redis: XINFO STREAM, XINFO GROUPS.
-        """
-        drop = drop or stream.anew
-        if there.made not in (None, stream.made) and not drop:
-            raise LogFormatError(
-                f"{where}: made there with {(there.made or b'').decode()}, at the source with {stream.made.decode()}: "
-                "open it there as it was made, or forward into another namespace (--to-namespace)"
-            )
-        stream.anew = False
-        commands = [pack("SET", stream.to_made_key, stream.made)]
-        if drop:
-            groups = Numbered(self._destination.side, stream.to_key).extent().cursors
-            commands.append(pack("DEL", stream.to_key))
-            commands += [pack("XGROUP", "CREATE", stream.to_key, group, "0", "MKSTREAM") for group in groups]
-        if drop or not stream.token or stream.token != there.writer:
-            stream.claim = self._as_writer(there.writer, order(stream.place.id)[0] + 1)
-            commands.append(pack("SET", stream.to_writer_key, stream.claim))
-        return commands
 
     def _send(self) -> bool:
         """Write what was read, up to what the link carries, in one transaction.
@@ -591,10 +400,10 @@ class Forward:
         places = {stream.field: stream.after(entries) for stream, entries in batches}
         commands: list[bytes] = []
         for stream, entries in batches:
-            commands += [*stream.commands(entries), _note(self._state_key, stream.field, places[stream.field])]
+            commands += [*stream.commands(entries), self._destination.note(stream, places[stream.field])]
         begun = time.monotonic()
         try:
-            self._write(commands)
+            self._destination.write(commands)
         except (ServerTimeout, ServerUnreachable):
             self._budget = max(_LEAST_BYTES, self._budget // 2)
             raise
@@ -606,14 +415,8 @@ class Forward:
                 stream.buffer.popleft()
             self._tell_missed(stream, before)
             if isinstance(stream, LogCopy):
-                self._clean(stream, before.ordinal)
+                self._destination.clean(stream, before.ordinal)
         return True
-
-    def _write(self, commands: Sequence[bytes]) -> None:
-        """Write at the destination, or find out at the next step who else has written there."""
-        self._transact(commands)
-        if self._destination.connection.guarded != self._token:
-            raise ServerUnreachable(f"{self._destination.url}: another program begins to forward there")
 
     def _batches(self) -> list[tuple[Stream, list[Entry]]]:
         """Return what goes into the next transaction, from each stream in turn."""
@@ -640,73 +443,8 @@ class Forward:
                 *(stream, stream.place.missed - before.missed, stream.place.missed),
             )
 
-    def _clean(self, stream: LogCopy, before: int) -> None:
-        """Drop buckets at the destination, as the log's writer does at the source; all are kept that nobody reads.
 
-        Redis: XINFO GROUPS, XTRIM.
-        """
-        size, number = stream.bucket_size, stream.place.ordinal
-        newest = (number - 1) // size
-        if newest <= (before - 1) // size:
-            return
-        numbered = Numbered(self._destination.side, stream.to_key)
-        read = min(numbered.extent().cursors.values(), default=0) // size * size
-        numbered.trim(max(read, (newest - self._max_buckets + 1) * size) + 1)
-
-
-_UNKNOWN = 1 << 62  # an ordinal that the next page corrects
 _GONE = "it is not described with a history any more"
-
-
-class _End:
-    """One of the two servers; connected when it is first there."""
-
-    def __init__(self, url: str, namespace: str, timeout: float) -> None:
-        self._url, self._timeout = url, timeout
-        self._memory: SharedMemory | None = None
-        self.url = Address(url).shown
-        self.keys = Names(namespace)
-
-    def open(self) -> None:
-        """Connect; later, each connection opens itself."""
-        if self._memory is None:
-            wait = min(1.0, self._timeout)
-            self._memory = SharedMemory(url=self._url, namespace=self.keys.namespace, wait=wait, timeout=self._timeout)
-            self.connection = self._memory.connect("shareddata forward")
-            self.side = self._memory.connect("shareddata forward")  # what is asked here ends no WATCH there
-
-    @property
-    def memory(self) -> SharedMemory:
-        assert self._memory is not None, "opened before it is used"
-        return self._memory
-
-    def close(self) -> None:
-        if self._memory is not None:
-            self.connection.close()
-            self.side.close()
-            self._memory.close()
-
-
-@dataclass
-class _There:
-    """What the destination has of one stream."""
-
-    kind: bytes
-    made: bytes | None = None
-    writer: bytes | None = None
-    last: str = ""
-
-
-def _at_source(keys: Names) -> str:
-    return f"{keys.prefix}shareddata:forward"
-
-
-def _at_destination(keys: Names, identity: str) -> str:
-    return f"{keys.prefix}shareddata:forwarded:{identity}"
-
-
-def _note(state_key: str, field: str, place: Place) -> bytes:
-    return pack("HSET", state_key, field, json.dumps(asdict(place)))
 
 
 # -- telling --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,12 @@
 
 import io
 import json
+import logging
+import os
+import pty
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +20,7 @@ from shareddata.errors import LogFormatError, SharedDataError, UnknownData, Writ
 from shareddata.forward import Forward
 from shareddata.server import Server
 from shareddata.tslog import TSLog
+from waiting import eventually
 
 RECORDS: dict[str, Any] = {
     "GPS": {"history": 1000, "fields": [*HEAD, ["number", 0], ["note", ""]]},
@@ -196,6 +202,32 @@ def test_a_log_begun_anew_under_a_running_forward(ends: Ends) -> None:
             going.step()
         assert counts(going) == {"nav": (35, 0, 0)}
     assert stored(destination, "nav") == list(range(100, 105))
+
+
+def test_what_was_not_sent_of_the_old_log_is_missed(ends: Ends) -> None:
+    source, destination = ends
+    store(source, "nav", range(1, 31))
+    with Forward(source.url, destination.url, **OURS) as going:
+        going.run(once=True)
+        store(source, "nav", range(31, 41))
+        going._read()  # it knows of them, and has not sent them
+        going.streams["tslog:nav"].buffer.clear()
+        store(source, "nav", range(100, 102), recreate=True)
+        going.run(once=True)
+        assert counts(going) == {"nav": (32, 10, 0)}
+    assert stored(destination, "nav") == [100, 101]
+    assert counts(copy(ends)) == {"nav": (32, 10, 0)}
+
+
+def test_a_new_writer_gives_no_number_anew(ends: Ends) -> None:
+    """Neither at the source, nor for readers at the destination when another forward begins."""
+    source, destination = ends
+    with TSLog("nav", ["Qd"], bucket_size=10, shm=destination) as tslog, tslog.reader(0) as reader:
+        for start in range(0, 50, 5):
+            store(source, "nav", range(start, start + 5), max_buckets=20)
+            assert counts(copy(ends)) == {"nav": (start + 5, 0, 0)}
+            assert [number for number, _ in reader] == list(range(start, start + 5))
+        assert (reader.restarts, reader.missed) == (0, 0)
 
 
 def test_a_record_described_anew(ends: Ends) -> None:
@@ -423,6 +455,56 @@ def test_the_command(ends: Ends, command: Callable[..., tuple[int, str, str]]) -
     code, out, err = command(*where, "--once", "GPS")
     assert code == 1
     assert "other programs have written there" in out
+
+
+def test_until_it_is_stopped(ends: Ends) -> None:
+    """The table is printed all the same; nothing is missed by the next one."""
+    source, destination = ends
+    store(source, "nav", range(5))
+    where = ["--from", source.url, "--to", destination.url, "--namespace", "usv1", "--to-namespace", "fleet"]
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 0)):
+        with subprocess.Popen(
+            [sys.executable, "-m", "shareddata", "forward", *where], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as running:
+            assert running.stderr is not None
+            assert b" sent, 0 missed" in running.stderr.readline()
+            eventually(lambda: stored(destination, "nav") == list(range(5)), 10, "the log at the destination")
+            running.send_signal(number)
+            out, _ = running.communicate(timeout=10)
+            assert running.returncode == code
+        assert out.decode().splitlines()[1].split() == ["log", "nav", "5", "0", "0"]
+
+
+class Terminal(io.StringIO):
+    """Looks like a terminal; what stands on its line last is `line`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._number
+
+
+def test_a_status_line(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    store(ends[0], "nav", range(5))
+    master, slave = pty.openpty()
+    try:
+        out = Terminal(slave)
+        with Forward(ends[0].url, ends[1].url, **OURS) as going, forward.Display(out) as display:
+            going.run(once=True, tell=display.tell)
+            logging.getLogger("shareddata").warning("said %s", "meanwhile")
+            display.tell(going)
+        assert "\r\x1b[Ksaid meanwhile\n" in out.getvalue(), "above the status line"
+        assert "5 sent, 0 missed, 0 behind" in out.getvalue()
+        assert out.getvalue().endswith("\r\x1b[K"), "the line is left empty"
+    finally:
+        os.close(master)
+        os.close(slave)
 
 
 def test_plain_lines(ends: Ends) -> None:
