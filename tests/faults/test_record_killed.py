@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from programs import Program
 from records import HEAD
 from servers import OwnServer
@@ -44,6 +46,7 @@ def numbers(folder: Path, name: str) -> list[int]:
     return [trame.number for trame in found]
 
 
+@pytest.mark.timeout(400)
 def test_killed_at_random(
     own_server: Callable[..., OwnServer], program: Callable[..., Program], short_path: Path, full: bool
 ) -> None:
@@ -62,10 +65,11 @@ def test_killed_at_random(
         finish(shm, folder, total)
 
 
+@pytest.mark.timeout(200)
 def test_killed_together_with_the_server(
     own_server: Callable[..., OwnServer], program: Callable[..., Program], short_path: Path, full: bool
 ) -> None:
-    server, folder = own_server(), short_path / "recording"
+    server, folder = own_server(fsync="always"), short_path / "recording"  # so that the server itself loses nothing
     chance = random.Random(7)
     total = 0
     with SharedMemory(url=server.url) as shm, DataDict("writer", shm) as dd:
