@@ -260,7 +260,7 @@ class Replay:
             self._restore()
             self._round(progress)
             self.rounds += 1
-            if not loop:
+            if not loop or not any(each.count for each in self.played.values()):
                 return
 
     def _round(self, progress: Callable[["Replay"], None]) -> None:
