@@ -180,7 +180,7 @@ def row(title: str, policy: str, figures: Figures, wanted: float | None) -> list
 
 
 def memory(shm: SharedMemory, client: redis.Redis) -> list[list[str]]:
-    """Return bytes a record in the server: a TSLog with its readers, raw XADD of the same bytes, and of three fields."""
+    """Return bytes a record: a TSLog with its readers, raw XADD of the same bytes, and of three fields."""
     count = 100_000
     with TSLog("memory", [FORMAT], nreaders=4, max_buckets=10**6, recreate=True, shm=shm) as log:
         log.store_many([(now(), number, -number) for number in range(count)])
@@ -194,8 +194,8 @@ def memory(shm: SharedMemory, client: redis.Redis) -> list[list[str]]:
                 pipe.xadd(name, fields(number))
             pipe.execute()
     usage = {key: client.memory_usage(key, samples=0) / count for key in ("tslog:memory", "raw", "text")}
-    return [[name, f"{usage[key]:.1f}", f"{usage[key] / usage['raw']:.2f}"] for name, key in
-            (("TSLog, four readers", "tslog:memory"), ("XADD of the same bytes", "raw"), ("XADD of three fields", "text"))]
+    titles = ("TSLog, four readers", "XADD of the same bytes", "XADD of three fields")
+    return [[title, f"{used:.1f}", f"{used / usage['raw']:.2f}"] for title, used in zip(titles, usage.values())]
 
 
 @contextmanager
