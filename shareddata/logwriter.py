@@ -34,7 +34,7 @@ log = logging.getLogger("shareddata")
 PAGE = 1000
 """Records of one transaction."""
 
-_REMEMBERED = 8  # writers whose ids stay in the key
+_REMEMBERED = 32  # writers whose ids stay in the key
 
 
 def token(before: Sequence[Any], first: int) -> bytes:

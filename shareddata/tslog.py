@@ -270,7 +270,10 @@ class TSLog:
 
     def store_record(self, data: bytes) -> int:
         """Store raw bytes, up to `record_size`; see `store`."""
-        data = bytes(memoryview(data))
+        try:
+            data = bytes(memoryview(data))
+        except TypeError:
+            raise FieldError(f"log {self.name}: {type(data).__name__} is no bytes: encode it first") from None
         if len(data) > self.record_size:
             raise FieldError(f"log {self.name}: {len(data)} bytes, expected {self.record_size} at the most")
         return self._store(tail_head(RAW, len(data)), data)

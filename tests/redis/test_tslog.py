@@ -116,6 +116,8 @@ def test_raw_records(make: Callable[..., TSLog]) -> None:
             assert log.store_record(data) == number
         with pytest.raises(FieldError, match="9 bytes, expected 8 at the most"):
             log.store_record(b"123456789")
+        with pytest.raises(FieldError, match="str is no bytes"):
+            log.store_record("text")  # type: ignore[arg-type]
         with pytest.raises(LogFormatError, match="has no format: use next_record"):
             reader.next()
         found = [reader.next_record() for _ in range(4)]
@@ -373,8 +375,8 @@ def test_the_second_writer_takes_over(make: Callable[..., TSLog]) -> None:
     assert read(second.reader(0)) == [1, 2, 3, 4, 105, 106, 107, 108]
     with make() as again:
         assert again.store(0) == 9
+        second.store(1)
         with pytest.raises(WriterConflict, match="1 records"):
-            second.store(1)
             second.commit()
 
 
