@@ -280,7 +280,12 @@ class SharedMemory:
         Raises:
             DecodeError: an entry does not fit the description.
 
-            >>> shm.at(time.time() - 60)["BATTERY__measures"].voltage       # a minute ago
+            >>> with DataDict("HDL_BATTERY", shm) as dd:
+            ...     (measures,) = dd.set_datas_to_write(["BATTERY__measures"])
+            ...     measures.set(voltage=12.5)
+            ...     count = dd.flush()
+            >>> shm.at(time.time() + 1)["BATTERY__measures"].voltage
+            12.5
 
         Redis: MULTI, XREVRANGE for each record, EXEC; XINFO STREAM for each that had nothing then.
         """

@@ -66,8 +66,8 @@ class Recorder:
 
     When the server goes, it waits for it and goes on where it was. It belongs to one thread at a time, but for `stop`.
 
-        >>> with Recorder(shm, "/var/log/run7") as recorder:
-        ...     recorder.run(seconds=3600)
+        >>> with Recorder(shm, "run7") as recorder:
+        ...     recorder.run(seconds=0.1)
 
     Redis: XREAD; MULTI, XRANGE, XINFO STREAM, EXEC.
     """

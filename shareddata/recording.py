@@ -166,7 +166,7 @@ class _File:
 
 
 class Recording:
-    """What recordings and CSV logs hold, all merged by time.
+    r"""What recordings and CSV logs hold, all merged by time.
 
     Args:
         *sources: folders, CSV files, or `NAME=FILE` for a file that does not tell its record's name.
@@ -181,8 +181,10 @@ class Recording:
     Raises:
         SharedDataError: there is no such file, or it is no record's.
 
-        >>> for entry in Recording("/var/log/run7").entries(["GPS__position"]):
-        ...     print(entry.time, entry.trame.latitude)
+        >>> count = Path("GPS__position.csv").write_text("ts,sender,latitude\n1.0,HDL_GPS,48.5\n")
+        >>> for entry in Recording("GPS__position.csv").entries():
+        ...     print(entry.time, entry.record.name, entry.trame.latitude)
+        1.0 GPS__position 48.5
 
     Redis: none.
     """

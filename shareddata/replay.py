@@ -169,7 +169,7 @@ class Played:
 
 
 class Replay:
-    """Play a source into records. A context manager.
+    r"""Play a source into records. A context manager.
 
     Args:
         source: a `Recording`, a `Past`, or several `Together`.
@@ -189,8 +189,12 @@ class Replay:
         DescriptionError: a record is described otherwise there.
         SharedDataError: the source has no such record.
 
-        >>> with Replay(Recording("/var/log/run7"), shm, speed=10) as replay:
+        >>> with open("GPS__again.csv", "w") as file:
+        ...     count = file.write("ts,sender,latitude\n1.0,HDL_GPS,48.5\n2.0,HDL_GPS,48.6\n")
+        >>> with Replay(Recording("GPS__again.csv"), shm, speed=10) as replay:
         ...     replay.run()
+        >>> replay.played["GPS__again"].count
+        2
 
     Redis: MULTI, HSET and XADD for each record, EXEC.
     """
