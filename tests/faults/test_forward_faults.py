@@ -245,6 +245,14 @@ def store(url: str, values: range) -> None:
         log.store_many([(value, 0.5) for value in values])
 
 
+def flush(url: str, numbers: range) -> None:
+    with SharedMemory(url=url) as shm, DataDict("writer", shm) as dd:
+        (data,) = dd.set_datas_to_write(["GPS"])
+        for number in numbers:
+            data.set(number=number)
+            dd.flush()
+
+
 def values(url: str) -> list[int]:
     with SharedMemory(url=url) as shm, TSLog("nav", ["Qd"], shm=shm, bucket_size=10) as log, log.reader(0) as reader:
         return [value for value, _ in reader]
@@ -266,6 +274,31 @@ def test_a_source_that_lost_its_end(own_server: Callable[..., OwnServer], tmp_pa
     assert counts(once(source.url, shore.url)) == {"nav": (110, 10, 0)}
     assert counts(once(source.url, shore.url)) == {"nav": (110, 10, 0)}
     assert values(shore.url) == [*range(1, 101), *range(1011, 1021)]
+
+
+def test_a_source_that_lost_the_end_of_a_history(own_server: Callable[..., OwnServer], tmp_path: Path) -> None:
+    """What it lost was sent; it is no gap, and what comes then is counted from where the source stands."""
+    source, shore = own_server(), own_server()
+    with SharedMemory(url=source.url) as shm:
+        shm.init(GPS)
+    flush(source.url, range(20))
+    once(source.url, shore.url)
+    before = keep(source, tmp_path)
+    flush(source.url, range(20, 30))
+    once(source.url, shore.url)
+    put_back(source, before)
+    assert counts(once(source.url, shore.url)) == {"GPS": (30, 0, 0)}
+    flush(source.url, range(100, 104))
+    assert counts(once(source.url, shore.url)) == {"GPS": (34, 0, 0)}
+    put_back(source, before)
+    flush(source.url, range(200, 220))
+    with plain_client(source.url) as client:
+        client.xtrim("GPS:history", maxlen=20, approximate=False)  # none of those that were not sent
+    assert counts(once(source.url, shore.url)) == {"GPS": (54, 0, 0)}
+    with plain_client(source.url) as client:
+        flush(source.url, range(220, 230))
+        client.xtrim("GPS:history", maxlen=3, approximate=False)
+    assert counts(once(source.url, shore.url)) == {"GPS": (57, 7, 0)}
 
 
 def test_a_source_that_lost_its_end_under_a_running_writer(
@@ -313,11 +346,7 @@ def test_a_destination_that_lost_all(own_server: Callable[..., OwnServer]) -> No
     with SharedMemory(url=source.url) as shm:
         shm.init(GPS)
         store(source.url, range(1, 101))
-        with DataDict("writer", shm) as dd:
-            (data,) = dd.set_datas_to_write(["GPS"])
-            for number in range(50):
-                data.set(number=number)
-                dd.flush()
+        flush(source.url, range(50))
     assert counts(once(source.url, shore.url)) == {"nav": (100, 0, 0), "GPS": (50, 0, 0)}
     with plain_client(source.url) as client:
         client.xtrim("tslog:nav", minid="41-0", approximate=False)
