@@ -1,6 +1,10 @@
 """The commands of logs, histories and recordings: record, replay, export, log, forward.
 
-As in `cli`: each parses its arguments, calls the library and prints what it says.
+As in `cli`, each parses its arguments, calls the library and prints what it says. It knows what each command is for; it
+must not know keys, sockets or how anything is done. Invariants:
+
+1. A command that was stopped or that failed has told how far it came: what is written, played or sent stays so.
+2. What was missed, lost or damaged is told on standard error and by the exit code, never left out in silence.
 """
 
 import json as json_text

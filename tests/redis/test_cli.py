@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from servers import OwnServer, free_port, plain_client
-from shareddata import DataDict, SharedMemory, cli, server, watch
+from shareddata import DataDict, SharedMemory, arguments, cli, server, watch
 from waiting import eventually
 
 TANK = {
@@ -141,7 +141,7 @@ def test_wrong_usage(call: Call, arguments: list[str], says: str) -> None:
 
 
 def test_nobody_there(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_SOON", 0.05)
+    monkeypatch.setattr(arguments, "SOON", 0.05)
     code, out, err = call("list", "-r", "127.0.0.1", "-p", str(free_port()))
     assert (code, out) == (1, "")
     assert err.count("\n") == 1 and "nobody answers" in err and "shareddata serve" in err
