@@ -213,7 +213,7 @@ def test_a_listener_is_back_within_three_seconds(
 ) -> None:
     """The server was away for a while; what was written meanwhile is heard, also when nobody writes any more."""
     server = own_server(kind)
-    with SharedMemory(url=server.url) as shm, DataDict("listener", shm) as dd:
+    with SharedMemory(url=server.url, timeout=1) as shm, DataDict("listener", shm) as dd:
         shm.init(PAIR)
         listeners = [dd.listen_to_datas(["LEFT"]), dd.listen_to_datas(["LEFT"], pattern="LE*")]
         for number in range(1, 6 if full else 2):
@@ -227,7 +227,7 @@ def test_a_listener_is_back_within_three_seconds(
                 server.start()
             else:
                 server.stop()
-                time.sleep(4)  # longer than the watchdog's patience
+                time.sleep(2.3)  # longer than the watchdog's patience
                 server.cont()
             back = time.monotonic()
             with server.client() as client:

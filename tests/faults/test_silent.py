@@ -13,7 +13,7 @@ from records import HEAD, PAIR
 from servers import OwnServer
 from shareddata import DataDict, ServerError, ServerTimeout, ServerUnreachable, SharedMemory
 
-TIMEOUT = 0.6
+TIMEOUT = 0.4
 LATE = TIMEOUT + 0.5
 
 
@@ -69,7 +69,11 @@ def read_until_error(dd: DataDict, words: str) -> tuple[float, float]:
     return last - start, time.monotonic() - last
 
 
-@pytest.mark.parametrize("silence", ["swallow", "half_open", "stop"])
+@pytest.mark.parametrize(
+    ("link", "silence"),
+    [("tcp", "swallow"), ("unix", "half_open"), ("tcp", "stop"), ("unix", "stop")],
+    indirect=["link"],
+)
 def test_a_reader_of_unchanged_data_notices_the_silence(link: Link, silence: str) -> None:
     """An error within the time-out; never old data for longer than a second, however fast it reads."""
     with DataDict("reader", link.shm) as dd, DataDict("writer", link.straight) as writer:
@@ -118,8 +122,9 @@ def test_the_time_out_holds_with_the_usual_settings(
 
 @pytest.mark.parametrize("silence", ["swallow", "half_open"])
 @pytest.mark.parametrize("records", [["LEFT", "RIGHT"], ["ALONE"]])
-def test_a_flush_into_the_silence_has_an_unknown_outcome(link: Link, silence: str, records: list[str]) -> None:
+def test_a_flush_into_the_silence_has_an_unknown_outcome(tcp: Link, silence: str, records: list[str]) -> None:
     """Staged values are kept; the repetition writes the same, and the follower drops the double and counts it."""
+    link = tcp
     with DataDict("writer", link.shm) as dd, DataDict("follower", link.straight) as straight:
         followers = [straight.follow_data(name, timeout=0.1) for name in records if name != "ALONE"]
         datas = dd.set_datas_to_write(records)
@@ -223,8 +228,8 @@ def test_cut_during_reads_is_no_error(tcp: Link, full: bool) -> None:
     """A read changes nothing: it is asked again. Cuts at any moment under a reader and a lister of names."""
     over = threading.Event()
 
-    def cut() -> None:
-        while not over.wait(0.03):
+    def cut() -> None:  # seldom enough for the second try to come through
+        while not over.wait(0.1):
             tcp.proxy.cut()
 
     cutter = threading.Thread(target=cut)

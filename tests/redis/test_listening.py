@@ -11,7 +11,7 @@ from records import HEAD, PAIR
 from servers import OwnServer, free_port, plain_client
 from shareddata import DataDict, DescriptionError, ServerRefused, SharedMemory, UnknownData
 
-QUIET = 0.25  # seconds after which a listener that should not wake has shown that it does not
+QUIET = 0.15  # seconds after which a listener that should not wake has shown that it does not
 
 
 @pytest.fixture
