@@ -121,7 +121,7 @@ class Connection:
         self._close_socket: Callable[[], object] = lambda: None
         self._away = False
         self._harmless = False
-        self._opt_in = False
+        self._opt_in = self._opening = False
         self._ready: Callable[[int], list[Any]] = _closed
         _connections.add(self)
 
@@ -147,6 +147,8 @@ class Connection:
         """
         if self._sock is not None:
             return
+        if self._opening:
+            raise ServerUnreachable(f"{self.address.shown}: the connection broke while it was opened: nothing was sent")
         wait = self.timeout if wait is None else wait
         deadline, pause, tries = time.monotonic() + wait, _RETRY_FIRST, 0
         while True:
@@ -174,7 +176,7 @@ class Connection:
         self._ready = poll.poll if pending is None else lambda ms: [None] if pending() else poll.poll(ms)
         self._clock_offset = None
         self.messages.clear()
-        harmless, self._harmless = self._harmless, True
+        harmless, self._harmless, self._opening = self._harmless, True, True
         self._patience = max(1, int(timeout * 1000))
         try:
             _set_timeout(sock, timeout)
@@ -183,7 +185,7 @@ class Connection:
                 self._setup(self)
             _set_timeout(sock, self.timeout)
         finally:
-            self._harmless = harmless
+            self._harmless, self._opening = harmless, False
             self._patience = max(1, int(self.timeout * 1000))
         self.opened += 1
         self.epoch_news = self.invalidated = True
