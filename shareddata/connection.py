@@ -85,7 +85,7 @@ class Connection:
         epoch_news: True when the epoch key has changed since, or the connection was opened anew.
         invalidated: True when something that this connection has read and tracks was changed since the last answer.
         opened: how often the connection was opened.
-        listening: whether `messages` are kept; set before it is opened.
+        listening: whether `messages` are kept, and only the epoch key is tracked; set before it is opened.
         messages: what the server pushed since the last `transact`: `[kind, channel or keys, ...]`.
         covered: what it had pushed before the answer of the last `transact`, which therefore knows of it.
         guarded: the value of the guard's key behind the last `transact` that had one.
@@ -123,6 +123,7 @@ class Connection:
         self._close_socket: Callable[[], object] = lambda: None
         self._away = False
         self._harmless = False
+        self._opt_in = self._opening = False
         self._ready: Callable[[int], list[Any]] = _closed
         _connections.add(self)
 
@@ -148,6 +149,8 @@ class Connection:
         """
         if self._sock is not None:
             return
+        if self._opening:
+            raise ServerUnreachable(f"{self.address.shown}: the connection broke while it was opened: nothing was sent")
         wait = self.timeout if wait is None else wait
         deadline, pause, tries = time.monotonic() + wait, _RETRY_FIRST, 0
         while True:
@@ -175,23 +178,35 @@ class Connection:
         self._ready = poll.poll if pending is None else lambda ms: [None] if pending() else poll.poll(ms)
         self._clock_offset = None
         self.messages.clear()
-        harmless, self._harmless = self._harmless, True
+        harmless, self._harmless, self._opening = self._harmless, True, True
         self._patience = max(1, int(timeout * 1000))
         try:
             _set_timeout(sock, timeout)
-            self.call("CLIENT", "TRACKING", "ON")
-            self.refresh_epoch()
+            self.track()
             if self._setup:
                 self._setup(self)
             _set_timeout(sock, self.timeout)
         finally:
-            self._harmless = harmless
+            self._harmless, self._opening = harmless, False
             self._patience = max(1, int(self.timeout * 1000))
         self.opened += 1
         self.epoch_news = self.invalidated = True
         if self._away:
             self._away = False
             log.warning("%s: the server is back", self.address.shown)
+
+    def track(self, *how: str) -> None:
+        """Ask to be told when what this connection reads is changed, or, when it is listening, the epoch only.
+
+        Args:
+            how: other arguments of CLIENT TRACKING ON.
+
+        Redis: CLIENT TRACKING, GET.
+        """
+        self._opt_in = self.listening and not how
+        self.call("CLIENT", "TRACKING", "OFF")
+        self.call("CLIENT", "TRACKING", "ON", *(("OPTIN",) if self._opt_in else how))
+        self.refresh_epoch()
 
     def close(self) -> None:
         """Close the socket; nothing is sent. The next call opens a new one."""
@@ -206,6 +221,8 @@ class Connection:
         Redis: GET.
         """
         self.epoch_news = False
+        if self._opt_in:
+            self.ask("CLIENT", "CACHING", "YES")
         self.epoch = self.ask("GET", self._epoch_key)
         return self.epoch
 
@@ -235,18 +252,12 @@ class Connection:
             self.open(0.0 if away else None)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until something arrives by itself, and take it.
+        """Wait until something arrives by itself; it is left for what comes next.
 
         Returns:
             False when nothing came in that time.
-
-        Raises:
-            ServerUnreachable: when the connection broke.
         """
-        if self._sock is None or not self._ready(max(0, int(seconds * 1000))):
-            return False
-        self._take()
-        return True
+        return bool(self._ready(max(0, int(seconds * 1000))))
 
     def _take(self) -> None:
         """Receive once what came without a question, and sort it into the attributes."""
@@ -385,9 +396,10 @@ class Connection:
 
         Redis: MULTI, the commands, EXEC, or the only command; after a broken connection again.
         """
-        return self._twice(self._single if len(subjects) == 1 else self.transact, request, subjects)  # type: ignore[no-any-return]
+        return self._twice(self.single if len(subjects) == 1 else self.transact, request, subjects)  # type: ignore[no-any-return]
 
-    def _single(self, request: bytes, subjects: Sequence[Any]) -> list[Any]:
+    def single(self, request: bytes, subjects: Sequence[Any]) -> list[Any]:
+        """Do as `transact` does for a single command that stands alone."""
         answer = self._ask(request, covers=True)
         if isinstance(answer, hiredis.ReplyError):
             raise refusal(str(answer), f"{self.address.shown}, {subjects[0]}")

@@ -69,12 +69,13 @@ class Listener:
         self._glob = (pattern or "").replace("[^", "[!")  # as Python's fnmatch has it
         self._timeout = timeout
         self.heard: Counter[str] = Counter()
-        self._first = layouts[0].key.encode()
+        self._first, self._name = layouts[0].key.encode(), layouts[0].record.name
         self._connection = shm.connect(name, self._subscribe)
         self._connection.listening = True
+        self._ask = self._connection.single if len(layouts) == 1 else self._connection.transact
         try:
             self._connection.open()
-            self._seen = self._read()
+            self._seen = self._ask(self._group.request, self._group.layouts)
         except BaseException:
             self._connection.close()
             raise
@@ -119,47 +120,48 @@ class Listener:
                 raise StopIteration
 
     def _wait(self, end: float | None) -> bool:
-        """Wait for one wake-up, or a second; read the group, and tell whether there is news."""
+        """Wait for one wake-up, or a second; read the group, and tell whether there is news.
+
+        The question is sent before what woke us is even looked at: most times it is the announcement of a write, and
+        the server reads while we parse.
+        """
         connection = self._connection
-        opened, silent_at = connection.opened, time.monotonic() + WATCH_EVERY
-        if end is not None:
-            silent_at = min(silent_at, end)
-        while connection.connected and not self._woken():
-            if not connection.wait(max(0.0, silent_at - time.monotonic())):
-                break
+        opened = connection.opened
+        if connection.connected and not connection.messages:
+            connection.wait(WATCH_EVERY if end is None else min(WATCH_EVERY, max(0.0, end - time.monotonic())))
         connection.open()
         if connection.epoch_news:
             self._shm.recheck(connection, self._group.layouts)
         before = self._seen
-        self._seen = self._read()
-        if connection.opened > opened and self._seen != before:
+        self._seen = self._ask(self._group.request, self._group.layouts)
+        if self._told():
             return True
-        return self._told() or any(self._seen[i] != before[i] for i in self._compared)
-
-    def _woken(self) -> bool:
-        """Tell whether something was pushed that is a reason to read."""
-        connection = self._connection
-        return connection.epoch_news or any(self._news(message) for message in connection.messages)
-
-    def _read(self) -> list[Any]:
-        return self._connection.read(self._group.request, self._group.layouts)
+        if connection.opened > opened:
+            return self._seen != before
+        return any(self._seen[i] != before[i] for i in self._compared)
 
     def _told(self) -> bool:
         """Tell whether one of the messages that the last answer knows of speaks of what is heard here; count them."""
-        told = [name for message in self._connection.covered for name in self._news(message)]
-        self.heard.update(told)
-        return bool(told)
+        told = False
+        for message in self._connection.covered:
+            for name in self._news(message):
+                self.heard[name] += 1
+                told = True
+        return told
 
     def _news(self, message: Sequence[Any]) -> list[str]:
         """Return the names of the records that are heard here, of those that a message says were written."""
-        if message[0] == b"invalidate":
-            keys = message[1] or () if self._tracking else ()
-        elif message[0] in (b"message", b"pmessage") and message[-1] not in _NO_NEWS:
-            keys = (key_of_channel(message[-2]),)
+        kind = message[0]
+        if kind == b"message":  # from the first record's channel, the only one
+            return [] if message[2] in _NO_NEWS else [self._name]
+        if kind == b"pmessage" and message[3] not in _NO_NEWS:
+            keys = [key_of_channel(message[2])]
+        elif kind == b"invalidate" and self._tracking:
+            keys = message[1] or []
         else:
             return []
         if self._pattern is None:
-            return [self._group.layouts[0].record.name] if self._first in keys else []
+            return [self._name] if self._first in keys else []
         names = [self._keys.record_of(key.decode(errors="replace")) for key in keys]
         return [name for name in names if name and fnmatchcase(name, self._glob)]
 
@@ -184,12 +186,11 @@ class Listener:
         Redis: CLIENT TRACKING.
         """
         if self._pattern is None:
+            connection.track("NOLOOP")  # of its own writes there are none: the same as plain tracking
             return
         prefix = self._keys.prefix + self._pattern[: _literal_length(self._pattern)]
         prefixes = [prefix] if self._keys.epoch.startswith(prefix) else [prefix, self._keys.epoch]
-        connection.call("CLIENT", "TRACKING", "OFF")
-        arguments = [word for p in prefixes for word in ("PREFIX", p)]
-        connection.call("CLIENT", "TRACKING", "ON", "BCAST", *arguments)
+        connection.track("BCAST", *[word for p in prefixes for word in ("PREFIX", p)])
 
 
 def _literal_length(pattern: str) -> int:

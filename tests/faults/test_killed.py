@@ -12,6 +12,7 @@ from programs import Program
 from records import HEAD, PAIR
 from servers import OwnServer
 from shareddata import DataDict, ServerError, ServerTimeout, ServerUnreachable, SharedMemory
+from shareddata.connection import Connection
 
 RECORDS = {
     "A": {"history": 1_000_000, "fields": [*HEAD, ["number", 0]]},
@@ -213,7 +214,7 @@ def test_a_listener_is_back_within_three_seconds(
 ) -> None:
     """The server was away for a while; what was written meanwhile is heard, also when nobody writes any more."""
     server = own_server(kind)
-    with SharedMemory(url=server.url) as shm, DataDict("listener", shm) as dd:
+    with SharedMemory(url=server.url, timeout=1) as shm, DataDict("listener", shm) as dd:
         shm.init(PAIR)
         listeners = [dd.listen_to_datas(["LEFT"]), dd.listen_to_datas(["LEFT"], pattern="LE*")]
         for number in range(1, 6 if full else 2):
@@ -227,7 +228,7 @@ def test_a_listener_is_back_within_three_seconds(
                 server.start()
             else:
                 server.stop()
-                time.sleep(4)  # longer than the watchdog's patience
+                time.sleep(2.3)  # longer than the watchdog's patience
                 server.cont()
             back = time.monotonic()
             with server.client() as client:
@@ -345,3 +346,23 @@ def test_errors_say_what_they_are(own_server: Callable[..., OwnServer]) -> None:
         with pytest.raises(ConnectionError, match=r"nobody answers.*`shareddata serve`") as away:
             dd.flush()
         assert isinstance(away.value, ServerUnreachable)
+
+
+def test_killed_while_a_connection_is_being_set_up(own_server: Callable[..., OwnServer]) -> None:
+    """The connection is opened anew, set-up and all; nothing else than ServerUnreachable ever comes out of it."""
+    server = own_server()
+    times = 0
+
+    def setup(connection: Connection) -> None:
+        nonlocal times
+        times += 1
+        if times <= 3:
+            server.restart()
+        connection.call("SET", "set up", times)
+
+    with SharedMemory(url=server.url) as shm:
+        connection = shm.connect(setup=setup)
+        connection.open()
+        assert connection.call("GET", "set up") == b"%d" % times
+        assert times >= 4
+        connection.close()

@@ -13,7 +13,7 @@ from records import HEAD, PAIR
 from servers import OwnServer
 from shareddata import DataDict, ServerError, ServerTimeout, ServerUnreachable, SharedMemory
 
-TIMEOUT = 0.6
+TIMEOUT = 0.4
 LATE = TIMEOUT + 0.5
 
 
@@ -69,7 +69,11 @@ def read_until_error(dd: DataDict, words: str) -> tuple[float, float]:
     return last - start, time.monotonic() - last
 
 
-@pytest.mark.parametrize("silence", ["swallow", "half_open", "stop"])
+@pytest.mark.parametrize(
+    ("link", "silence"),
+    [("tcp", "swallow"), ("unix", "half_open"), ("tcp", "stop"), ("unix", "stop")],
+    indirect=["link"],
+)
 def test_a_reader_of_unchanged_data_notices_the_silence(link: Link, silence: str) -> None:
     """An error within the time-out; never old data for longer than a second, however fast it reads."""
     with DataDict("reader", link.shm) as dd, DataDict("writer", link.straight) as writer:
@@ -118,8 +122,9 @@ def test_the_time_out_holds_with_the_usual_settings(
 
 @pytest.mark.parametrize("silence", ["swallow", "half_open"])
 @pytest.mark.parametrize("records", [["LEFT", "RIGHT"], ["ALONE"]])
-def test_a_flush_into_the_silence_has_an_unknown_outcome(link: Link, silence: str, records: list[str]) -> None:
+def test_a_flush_into_the_silence_has_an_unknown_outcome(tcp: Link, silence: str, records: list[str]) -> None:
     """Staged values are kept; the repetition writes the same, and the follower drops the double and counts it."""
+    link = tcp
     with DataDict("writer", link.shm) as dd, DataDict("follower", link.straight) as straight:
         followers = [straight.follow_data(name, timeout=0.1) for name in records if name != "ALONE"]
         datas = dd.set_datas_to_write(records)
@@ -220,27 +225,36 @@ def test_cut_while_idle_is_no_error(link: Link) -> None:
 
 
 def test_cut_during_reads_is_no_error(tcp: Link, full: bool) -> None:
-    """A read changes nothing: it is asked again. Cuts at any moment under a reader and a lister of names."""
+    """A read changes nothing: it is asked again, once. Two cuts may meet one read; no answer is another's."""
     over = threading.Event()
+    cuts = errors = 0
 
     def cut() -> None:
-        while not over.wait(0.03):
+        nonlocal cuts
+        while not over.wait(0.05):
             tcp.proxy.cut()
+            cuts += 1
 
     cutter = threading.Thread(target=cut)
     with DataDict("reader", tcp.shm) as dd:
+        (left,) = dd.set_datas_to_write(["LEFT"])
+        left.set(1, "one")
+        dd.flush()
         dd.set_datas_to_read(["LEFT", "RIGHT"])
         dd.next()
         cutter.start()
         end, reads = time.monotonic() + (20 if full else 1), 0
         try:
             while time.monotonic() < end:
-                assert dd.read(fresh=True) == [None, None]
-                reads += 1
+                try:
+                    assert dd.read(fresh=True) == [left.values, None]
+                    reads += 1
+                except ServerUnreachable:
+                    errors += 1
         finally:
             over.set()
             cutter.join()
-    assert reads > 50
+    assert reads > 50 and errors <= cuts / 3
 
 
 def test_a_refusing_link(tcp: Link) -> None:
@@ -298,11 +312,19 @@ def test_a_silent_link_under_a_queue(tcp: Link) -> None:
         assert queue.drain() == [[1], [2]], "a push of unknown outcome is not repeated"
 
 
-def test_a_flush_larger_than_the_buffers_into_a_stopped_server(tcp: Link) -> None:
+def flushed(dd: DataDict) -> bool:
+    """Flush; a slow machine may need longer than the time-out for what is large."""
+    try:
+        return dd.flush() == 1
+    except ServerTimeout:
+        return False
+
+
+def test_a_flush_larger_than_the_buffers_into_a_stopped_server(tcp: Link, eventually: Callable[..., object]) -> None:
     """The request could not even be sent whole: it is silent, and nothing was written."""
     with SharedMemory(url=tcp.server.url, timeout=TIMEOUT) as shm, DataDict("writer", shm) as dd:
         (left,) = dd.set_datas_to_write(["LEFT"])
-        left.set(1, "x" * 30_000_000)
+        left.set(1, "")
         dd.flush()
         left.set(2, "x" * 30_000_000)
         tcp.server.stop()
@@ -312,9 +334,9 @@ def test_a_flush_larger_than_the_buffers_into_a_stopped_server(tcp: Link) -> Non
         assert time.monotonic() - start < 2 * LATE
         assert not error.value.outcome_unknown
         tcp.server.cont()
-        assert dd.flush() == 1
-        dd.set_datas_to_read(["LEFT"])
-        assert dd.next()[0].number == 2
+        eventually(lambda: flushed(dd), 10, "the flush when the server goes on")
+        with tcp.server.client() as client:
+            assert client.hget("LEFT", "number") == b"2"
 
 
 Pair = tuple[socket.socket, socket.socket]

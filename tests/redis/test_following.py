@@ -17,7 +17,7 @@ RECORDS = {
     "TIMED": {"history": "1s", "fields": [*HEAD, ["number", 0]]},
     "NONE": {"history": 0, "fields": [*HEAD, ["number", 0]]},
 }
-OVER = 0.2  # seconds of silence after which everything that was written must have come
+OVER = 0.1  # seconds of silence after which everything that was written must have come
 
 
 @pytest.fixture

@@ -315,7 +315,7 @@ def test_a_signal_in_the_middle_leaves_no_answer_to_another_question(
 ) -> None:
     """An exception that a signal's handler raises (control-C) between sending and receiving."""
     shm.init(PAIR)
-    interrupted = program(INTERRUPTED, shm.url, work, env={"SECONDS": "20" if full else "0.7"})
+    interrupted = program(INTERRUPTED, shm.url, work, env={"SECONDS": "8" if full else "0.4"})
     if work == "listen":
         with DataDict("writer", shm) as dd:
             (left,) = dd.set_datas_to_write(["LEFT"])
@@ -325,7 +325,7 @@ def test_a_signal_in_the_middle_leaves_no_answer_to_another_question(
                 left.set(number, "")
                 dd.flush()
     (count,) = interrupted.finish(40)
-    assert int(count) > 20
+    assert int(count) > 10
 
 
 def test_the_listener_never_goes_backwards_through_interruptions(
@@ -372,6 +372,10 @@ def test_the_listener_never_goes_backwards_through_interruptions(
     assert int(listening.finish()[-1]) > 3
 
 
+def flushed(client: redis.Redis) -> int:
+    return int(client.xinfo_stream("RIGHT:history")["entries-added"]) if client.exists("RIGHT:history") else 0
+
+
 def test_control_c_ends_a_program_that_flushes_and_what_it_wrote_is_whole(
     shm: SharedMemory, client: redis.Redis, program: Callable[..., Program]
 ) -> None:
@@ -391,8 +395,9 @@ def test_control_c_ends_a_program_that_flushes_and_what_it_wrote_is_whole(
     for _ in range(3):
         flushing = program(code, shm.url)
         assert flushing.line() == "ready"
-        while client.xlen("RIGHT:history") < 5:
-            pass
+        before = flushed(client)
+        while flushed(client) < before + 100:
+            pass  # not while it connects: Python drops an interrupt that meets one of redis-py's destructors
         flushing.send_signal(signal.SIGINT)
         assert flushing.finish(10) == ["interrupted"]
         assert client.hget("LEFT", "number") == client.hget("RIGHT", "number")

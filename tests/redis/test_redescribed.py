@@ -11,6 +11,7 @@ from programs import Program
 from records import HEAD
 from servers import plain_client
 from shareddata import DataDict, DescriptionError, SharedMemory, UnknownData
+from waiting import eventually
 
 OLD: dict[str, Any] = {"R": [*HEAD, ["number", 0], ["text", ""]], "S": [*HEAD, ["number", 0]]}
 COMPATIBLE: dict[str, Any] = {
@@ -204,7 +205,7 @@ def test_a_server_emptied_under_running_programs(
     assert dd.next()[0].number == next(listener)[0].number == next(follower).number == 1
     client.flushall()
     with caplog.at_level(logging.WARNING, "shareddata"):
-        assert dd.next() == [None, None]
+        eventually(lambda: dd.next() == [None, None], message="the emptied records")
     assert "lost its descriptions" in caplog.text
     r.set(2, "two")
     dd.flush()
