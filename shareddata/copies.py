@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from shareddata.datadesc import Record
 from shareddata.errors import DecodeError
 from shareddata.logwriter import newer, parted
-from shareddata.names import Names
+from shareddata.names import Names, made_key, writer_key
 from shareddata.wire import Layout, pack
 
 log = logging.getLogger("shareddata")
@@ -246,8 +246,8 @@ class LogCopy(Stream):
 
     def __init__(self, name: str, source: Names, destination: Names) -> None:
         super().__init__(name, f"tslog:{name}", source.log(name), destination.log(name))
-        self.made_key, self.to_made_key = f"{self.key}:log", f"{self.to_key}:log"
-        self.writer_key, self.to_writer_key = f"{self.key}:writer", f"{self.to_key}:writer"
+        self.made_key, self.to_made_key = made_key(self.key), made_key(self.to_key)
+        self.writer_key, self.to_writer_key = writer_key(self.key), writer_key(self.to_key)
         self.made = b""
         self.writer = b""
         self.anew = False

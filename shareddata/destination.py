@@ -150,9 +150,9 @@ class Destination(End):
         Redis: MULTI, HGETALL, TYPE, GET, EXEC, WATCH, HGET; MULTI, XREVRANGE, EXEC; MULTI, HSET, SET, EXEC.
         """
         keys = self.keys
-        state_key = self._state_key = f"{keys.prefix}shareddata:forwarded:{self._identity}"
+        state_key = self._state_key = keys.forwarded(self._identity)
         watched = [state_key, *(each.to_key for each in streams if each.kind == "history")]
-        questions = [pack("HGET", at_source(keys), "identity"), pack("HGETALL", state_key)]
+        questions = [pack("HGET", keys.forward(), "identity"), pack("HGETALL", state_key)]
         for stream in streams:
             questions.append(pack("TYPE", stream.to_key))
             if isinstance(stream, LogCopy):
@@ -322,8 +322,3 @@ class _There:
     made: bytes | None = None
     writer: bytes | None = None
     last: str = ""
-
-
-def at_source(keys: Names) -> str:
-    """Return the key at a source in which its identity stands, and where each forwarding began."""
-    return f"{keys.prefix}shareddata:forward"

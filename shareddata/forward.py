@@ -24,7 +24,7 @@ from typing import Self, TextIO
 
 from shareddata import logs
 from shareddata.copies import Entry, HistoryCopy, LogCopy, Place, Progress, Stream, order
-from shareddata.destination import Destination, End, at_source
+from shareddata.destination import Destination, End
 from shareddata.errors import (
     LogFormatError,
     ServerRefused,
@@ -254,7 +254,7 @@ class Forward:
 
         Redis: HSETNX, HGET.
         """
-        connection, key = self._source.connection, at_source(self._source.keys)
+        connection, key = self._source.connection, self._source.keys.forward()
         connection.call("HSETNX", key, "identity", uuid.uuid4().hex)
         identity = connection.ask("HGET", key, "identity").decode()
         if identity != self._identity:
@@ -300,7 +300,7 @@ class Forward:
 
         Redis: HGET, TYPE, XINFO STREAM, HSET.
         """
-        connection, key = self._source.connection, at_source(self._source.keys)
+        connection, key = self._source.connection, self._source.keys.forward()
         field = f"{self._cursor} {stream.field}"
         if noted := connection.ask("HGET", key, field):
             return min(int(noted), self._oldest(stream))

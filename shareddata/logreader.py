@@ -20,6 +20,7 @@ from shareddata.connection import Connection
 from shareddata.errors import DecodeError, LogFormatError, ServerTimeout, ServerUnreachable
 from shareddata.formats import Format, table
 from shareddata.logwriter import newer, parted
+from shareddata.names import made_key, writer_key
 from shareddata.stream import Numbered
 from shareddata.wire import pack
 
@@ -70,7 +71,7 @@ class TSReader:
         self._on_close = on_close
         self._connection = connection
         self._stream = Numbered(connection, key)
-        self._ask_writer = pack("GET", f"{key}:writer")
+        self._ask_writer = pack("GET", writer_key(key))
         self._tags: list[bytes] = []  # of a page of records, and their bytes
         self._data: list[bytes] = []
         self._at = 0  # the index of the next one
@@ -247,7 +248,7 @@ class TSReader:
 
         Redis: GET.
         """
-        found = self._connection.ask("GET", f"{self._stream.key}:log")
+        found = self._connection.ask("GET", made_key(self._stream.key))
         if found is not None and found != self._made:
             raise LogFormatError(
                 f"{self._stream.key}: begun anew with {found.decode()}, opened with {self._made.decode()}: open it as "

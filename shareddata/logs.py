@@ -28,6 +28,7 @@ from shareddata.formats import Format
 from shareddata.logreader import RAW
 from shareddata.logwriter import newer, parted
 from shareddata.memory import SharedMemory
+from shareddata.names import made_key, writer_key
 from shareddata.stream import Numbered
 from shareddata.tslog import durability
 
@@ -182,7 +183,7 @@ class Look:
         self._connection.close()
 
     def _read_made(self) -> bytes | None:
-        made: bytes | None = self._connection.ask("GET", f"{self.stream.key}:log")
+        made: bytes | None = self._connection.ask("GET", made_key(self.stream.key))
         if made is None and not self._connection.ask("EXISTS", self.stream.key):
             there = names(self._shm)
             near = difflib.get_close_matches(self.name, there, 3)
@@ -191,7 +192,7 @@ class Look:
         return made
 
     def _read_writer(self) -> bytes | None:
-        writer: bytes | None = self._connection.ask("GET", f"{self.stream.key}:writer")
+        writer: bytes | None = self._connection.ask("GET", writer_key(self.stream.key))
         return writer
 
     def given_anew(self, position: int) -> int | None:

@@ -26,6 +26,7 @@ from typing import Any
 
 from shareddata.connection import Connection
 from shareddata.errors import ServerRefused, WriterConflict
+from shareddata.names import writer_key
 from shareddata.stream import Numbered
 from shareddata.wire import pack, transaction
 
@@ -102,7 +103,7 @@ class LogWriter:
         self._connection = connection
         self._stream = stream
         self._subject = subject
-        self._key = f"{stream.key}:writer"
+        self._key = writer_key(stream.key)
         self._guard = pack("WATCH", self._key) + pack("GET", self._key)
         self._restore = restore
         self._opened = 0  # which connection has the key watched

@@ -82,6 +82,14 @@ class Names:
         """Return the key of the stream that holds a log; what belongs to it has this key as its beginning."""
         return f"{self.prefix}tslog:{check_log_name(name)}"
 
+    def forward(self) -> str:
+        """Return the key of the hash that says, at a source, where its forwardings began."""
+        return f"{self.prefix}shareddata:forward"
+
+    def forwarded(self, identity: str) -> str:
+        """Return the key of the hash that says, at a destination, how far a source was forwarded to it."""
+        return f"{self.prefix}shareddata:forwarded:{identity}"
+
     def flag(self, name: str) -> str:
         """Return the key of a ready flag (the value of the environment variable given with `-i`)."""
         return self.prefix + name
@@ -104,6 +112,16 @@ class Names:
         """
         name = key.removeprefix(self.prefix) if key.startswith(self.prefix) else ""
         return name if _NAME.fullmatch(name) else None
+
+
+def made_key(log: str) -> str:
+    """Return the key that holds what a log was made with, from the key of its stream."""
+    return f"{log}:log"
+
+
+def writer_key(log: str) -> str:
+    """Return the key that holds who stores into a log, from the key of its stream."""
+    return f"{log}:writer"
 
 
 def key_of_channel(channel: bytes) -> bytes:

@@ -30,7 +30,7 @@ from shareddata.formats import Format, rows
 from shareddata.logreader import RAW, TSReader
 from shareddata.logwriter import PAGE, LogWriter, token
 from shareddata.memory import SharedMemory
-from shareddata.names import check_log_name
+from shareddata.names import check_log_name, made_key, writer_key
 from shareddata.stream import Numbered, tail_head
 from shareddata.wire import pack, transaction
 
@@ -177,7 +177,7 @@ class TSLog:
         self._stream = Numbered(self._connection, self._shm.keys.log(self.name))
         self._writer = LogWriter(self._commits, self._stream, f"log {self.name}", self.bucket_size, self._restore)
         self._pending = self._writer.pending
-        self._made_key = f"{self._stream.key}:log"
+        self._made_key = made_key(self._stream.key)
         self._heads = [tail_head(b"%d" % i, form.size) for i, form in enumerate(self.formats)]
         self._pack = self.formats[0].pack_quickly if len(self.formats) == 1 else None
         self._careful_from = 0  # records before this number are only put into memory
@@ -192,11 +192,10 @@ class TSLog:
         commands = [pack("SETNX", self._made_key, self._made)]
         if recreate:
             beginning = token([], 1)
-            writer_key = f"{self._stream.key}:writer"
             commands = [
                 pack("DEL", self._stream.key),
                 pack("SET", self._made_key, self._made),
-                pack("SET", writer_key, beginning),
+                pack("SET", writer_key(self._stream.key), beginning),
             ]
         commands.append(pack("GET", self._made_key))
         self._connection.settle()
