@@ -8,7 +8,7 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,9 @@ NURSERY = """
     url, path = sys.argv[1:]
     file = open(path, "r+b")
     shared = mmap.mmap(file.fileno(), 0)
+
+    def say(*words):  # in one piece, also where Python does not buffer its output: whoever says it may die any time
+        os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
     def tell(number, place=0):
         shared[8 * place:8 * place + 8] = struct.pack("<Q", number)
@@ -102,9 +105,22 @@ class Nursery:
         return lines
 
     def close(self) -> None:
-        self._program.finish()
+        self._program.close()
         self._shared.close()
         self._file.close()
+
+
+@pytest.fixture
+def make_nursery(program: Callable[..., Program]) -> Iterator[Callable[[str], Nursery]]:
+    made: list[Nursery] = []
+
+    def make(url: str) -> Nursery:
+        made.append(Nursery(program, url))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 def await_told(nursery: Nursery) -> None:
@@ -130,10 +146,10 @@ def check(url: str, rounds: list[tuple[int, int]]) -> None:
 
 @pytest.mark.timeout(120)
 def test_the_writer_is_killed(
-    url: str, program: Callable[..., Program], full: bool, kind: str
+    url: str, make_nursery: Callable[[str], Nursery], full: bool, kind: str
 ) -> None:
     """At random moments, a hundred times: at most `commit_delta - 1` records that were not committed are missing."""
-    nursery = Nursery(program, url)
+    nursery = make_nursery(url)
     chance, rounds = random.Random(kind), []
     for round_ in range(100 if full else 15):
         pid = nursery.start("write", round_)
@@ -141,18 +157,17 @@ def test_the_writer_is_killed(
         time.sleep(chance.uniform(0, 0.01))  # the random moment
         nursery.kill(pid)
         rounds.append((nursery.told(1), DELTA - 1))
-    nursery.close()
     assert sum(stored for stored, _ in rounds) > 50 * len(rounds)
     check(url, rounds)
 
 
 @pytest.mark.timeout(120)
 def test_the_server_and_the_writer_are_killed(
-    own_server: Callable[..., OwnServer], program: Callable[..., Program], full: bool, kind: str
+    own_server: Callable[..., OwnServer], make_nursery: Callable[[str], Nursery], full: bool, kind: str
 ) -> None:
     """With `always`: what a commit has returned is there."""
     server = own_server(kind, fsync="always")
-    nursery = Nursery(program, server.url)
+    nursery = make_nursery(server.url)
     chance, rounds, before = random.Random(kind), [], 0
     for round_ in range(100 if full else 6):
         pid = nursery.start("commit", round_)
@@ -167,7 +182,6 @@ def test_the_server_and_the_writer_are_killed(
             assert last >= committed > before
         rounds.append((committed - before, 0))
         before = last
-    nursery.close()
     check(server.url, rounds)
 
 
@@ -213,11 +227,11 @@ def test_the_server_is_killed_under_a_living_writer(
 
 @pytest.mark.timeout(120)
 def test_the_reader_is_killed_between_next_and_commit(
-    url: str, program: Callable[..., Program], full: bool, kind: str
+    url: str, make_nursery: Callable[[str], Nursery], full: bool, kind: str
 ) -> None:
     """The next one begins behind the committed cursor: nothing is left out, some records come again."""
     with SharedMemory(url=url) as shm, TSLog("test", ["II"], bucket_size=64, commit_delta=1, shm=shm) as log:
-        nursery = Nursery(program, url)
+        nursery = make_nursery(url)
         chance, stored, cursor = random.Random(kind), 0, 0
         for _ in range(60 if full else 8):
             for _ in range(40):
@@ -231,4 +245,3 @@ def test_the_reader_is_killed_between_next_and_commit(
             assert cursor < numbers[0] <= cursor + 1, "it began behind the cursor"
             assert committed in (nursery.told(), nursery.told() + 5) and committed <= numbers[-1] + 1
             cursor = committed
-        nursery.close()
