@@ -61,20 +61,20 @@ def _head(arguments: int, *parts: str | bytes) -> bytes:
 _new = tuple.__new__
 _NO_SUCH_VALUE = (TypeError, ValueError, KeyError, ArithmeticError, AttributeError)  # of None or of other bytes
 
-_PLAIN: dict[str, tuple[type, Callable[[Any], str]]] = {
-    "float": (float, repr),
-    "int": (int, repr),
-    "bool": (bool, {True: "true", False: "false"}.__getitem__),
-    "str": (str, str),
-}
+_PLAIN: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
 
 
-@lru_cache(4096)
-def _heads(name: str, first: bool) -> tuple[str, ...]:
-    """Return what stands before a field's value, for each length of the value: the end of the one before, its name."""
-    before = "" if first else "\r\n"
-    head = f"{before}${len(name.encode())}\r\n{name}\r\n"
-    return tuple(f"{head}${length}\r\n" for length in range(32))
+@lru_cache
+def _filler(count: int) -> Callable[..., str]:
+    """Return the function that puts so many texts into a template, each behind its length.
+
+    It is made for the count, so that nothing is looped over. A program that writes a few hundred times a second runs
+    with cold caches, and then this takes half of the time that a loop does (11 against 21 us for ten fields).
+    """
+    texts = [f"t{i}" for i in range(count)]
+    pairs = ", ".join(f"len({text}), {text}" for text in texts)
+    fill: Callable[..., str] = eval(f"lambda template, {', '.join(texts)}: template % ({pairs})")
+    return fill
 
 
 class Layout:
@@ -93,7 +93,7 @@ class Layout:
 
     __slots__ = (
         *("record", "key", "hset", "hmget", "xadd", "history_key", "has_history", "history", "span", "refused"),
-        *("_encoders", "_template", "_types", "_slots", "_decoders", "_trame", "_fields", "tail"),
+        *("_encoders", "_template", "_types", "_bools", "_fill", "_decoders", "_trame", "_fields", "tail"),
     )
 
     def __init__(self, record: Record, names: Names, added: Sequence[Field] = ()) -> None:
@@ -113,9 +113,10 @@ class Layout:
             raise DescriptionError(f"record {record.name}: {error}") from None
         self._trame = record.trame
         self._fields = [name.encode() for name in fields]
-        self._template = b"".join(bulk(name).replace(b"%", b"%%") + b"$%d\r\n%b\r\n" for name in fields)
-        self._types: list[type] | None = None
-        self._slots: tuple[tuple[tuple[str, ...], Callable[[Any], str]], ...] = ()
+        self._template = "".join(f"${len(name.encode())}\r\n{name}\r\n$%d\r\n%s\r\n" for name in fields)
+        self._types = [_PLAIN.get(f.type) for f in record.fields]
+        self._bools = tuple(i for i, f in enumerate(record.fields) if f.type == "bool")
+        self._fill = _filler(len(fields))
         arguments = 2 * (len(fields) + len(added))
         self.hset = _head(2 + arguments, "HSET", self.key)
         self.hmget = _head(2 + len(fields), "HMGET", self.key) + b"".join(map(bulk, fields))
@@ -142,27 +143,17 @@ class Layout:
         Raises:
             FieldError: naming record, field, value, and the type and unit that were expected.
         """
-        if [*map(type, values)] == self._types:  # the usual case, a fifth faster than one encoder after the other
+        if [*map(type, values)] == self._types:  # the usual case: each value has exactly the described type
             try:
-                text = "".join([heads[len(word := write(v))] + word for (heads, write), v in zip(self._slots, values)])
-                if text.isascii():
-                    return (text + "\r\n").encode() + self.tail
-            except (IndexError, ValueError):
-                pass  # a longer text than heads are prepared for, or an integer of too many digits
-        elif self._types is None:
-            self._prepare_usual()
+                texts = [*map(str, values)]
+                for i in self._bools:
+                    texts[i] = texts[i].lower()
+                text = self._fill(self._template, *texts)
+            except ValueError:
+                return self._pack_each(values)  # an integer of too many digits
+            if text.isascii():
+                return text.encode() + self.tail
         return self._pack_each(values)
-
-    def _prepare_usual(self) -> None:
-        """Prepare for values of exactly the described types: the text between two values, for each length of the next.
-
-        Only programs that write need it, so it is made with the first value.
-        """
-        fields = self.record.fields
-        types = [_PLAIN[f.type][0] for f in fields if f.type in _PLAIN]
-        if len(types) == len(fields):
-            self._slots = tuple((_heads(f.name, i == 0), _PLAIN[f.type][1]) for i, f in enumerate(fields))
-        self._types = types  # last: a signal's handler may raise between two lines
 
     def _pack_each(self, values: Sequence[Any]) -> bytes:
         parts: list[int | bytes] = []
@@ -172,7 +163,7 @@ class Layout:
                 parts += (len(text), text)
         except (TypeError, ValueError) as error:
             raise self._refusal(len(parts) // 2, value, error) from None
-        return self._template % tuple(parts) + self.tail
+        return self._template.encode() % tuple(parts) + self.tail
 
     def encode(self, values: Iterable[Any]) -> list[bytes]:
         """Return each field's value as it is written in Redis."""
