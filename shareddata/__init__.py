@@ -15,6 +15,7 @@ from shareddata.errors import (
     DecodeError,
     DescriptionError,
     FieldError,
+    LogFormatError,
     NotInitialized,
     ServerError,
     ServerRefused,
@@ -23,11 +24,13 @@ from shareddata.errors import (
     ServerUnreachable,
     SharedDataError,
     UnknownData,
+    WriterConflict,
 )
 from shareddata.fifo import Fifo
 from shareddata.listen import Listener
 from shareddata.memory import SharedMemory
 from shareddata.stream import Follower
+from shareddata.tslog import TSLog, TSReader
 
 Datadict = DataDict
 
@@ -42,6 +45,7 @@ __all__ = [
     "Fifo",
     "Follower",
     "Listener",
+    "LogFormatError",
     "NotInitialized",
     "Record",
     "ServerError",
@@ -51,5 +55,8 @@ __all__ = [
     "ServerUnreachable",
     "SharedDataError",
     "SharedMemory",
+    "TSLog",
+    "TSReader",
     "UnknownData",
+    "WriterConflict",
 ]

@@ -68,7 +68,7 @@ class Forward:
     Redis: at the source MULTI, XINFO STREAM, XRANGE, GET, EXEC, XREAD, XGROUP CREATE and SETID, SCAN, HSETNX; at the
     destination MULTI, XADD, HSET, EXEC, WATCH, HGET, XTRIM, and what `SharedMemory.init` sends.
 
-        >>> with Forward("embedded:///var/lib/robot", "rediss://shore") as forward:
+        >>> with Forward("embedded:///var/lib/robot", "rediss://shore") as forward:      # doctest: +SKIP
         ...     forward.run(once=True)
     """
 

@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 from shareddata import datadesc, descfile
@@ -119,9 +120,10 @@ class SharedMemory:
 
     def close(self) -> None:
         """Close the connections and CSV files of everything made on this memory. What was staged is not written."""
-        for dependent in list(self._dependents):
-            dependent.close()
-        self._connection.close()
+        with ExitStack() as stack:  # each is closed, also when another one raises
+            stack.callback(self._connection.close)
+            for dependent in list(self._dependents):
+                stack.callback(dependent.close)
 
     @property
     def url(self) -> str:
