@@ -6,6 +6,7 @@ Servers are real. `server` runs a test once on each kind that this machine has; 
 import multiprocessing.resource_tracker
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -32,6 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("full" if config.getoption("--full") else "quick")
+    # A shell starts what runs in its background with control-C ignored, and so would every program that the tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in OURS:
         os.environ.pop(name, None)
 
