@@ -33,6 +33,10 @@ from shareddata.wire import pack, queued
 
 log = logging.getLogger("shareddata")
 
+Take = Callable[[bytes | bytearray], bytes | bytearray | None]
+"""What takes something out of an answer before it is parsed: it is given all that came of it so far, and returns what
+is to be parsed instead, or None when more has to come. It may only wait for what the server is sure to send."""
+
 HEARD_WITHIN = 1.0
 """Seconds for which an answer from memory is given after the server was last heard."""
 
@@ -340,13 +344,16 @@ class Connection:
             raise refusal(str(answer), self.address.shown)
         self._leftover()
 
-    def transact(self, request: bytes, subjects: Sequence[Any], guard: bytes = b"") -> list[Any]:
+    def transact(
+        self, request: bytes, subjects: Sequence[Any], guard: bytes = b"", take: Take | None = None
+    ) -> list[Any]:
         """Send a MULTI/EXEC and return what its commands answered. This is the data path: call `settle` before it.
 
         Args:
             request: from `wire.transaction`.
             subjects: for each command what it is about, for messages.
             guard: WATCH and GET of a key, sent behind: when somebody changes it, the next `transact` is void.
+            take: is offered EXEC's answer as it comes, from its first byte on; also each time it is asked again.
 
         Returns:
             An answer for each command; `[]` when the transaction was void. The guard's value is in `guarded`.
@@ -365,7 +372,10 @@ class Connection:
             data = self._receive()
             expected = queued(len(subjects))
             if data.startswith(expected):
-                self._reader.feed(data, len(expected), len(data) - len(expected))
+                if take:
+                    self._reader.feed(self._without_taken(bytearray(data[len(expected) :]), take))
+                else:
+                    self._reader.feed(data, len(expected), len(data) - len(expected))
             else:
                 self._reader.feed(data)
                 queueing = [self._answer() for _ in range(len(subjects) + 1)]
@@ -387,15 +397,18 @@ class Connection:
                 raise self._partly(answer, subjects)
         return answer  # type: ignore[no-any-return]
 
-    def read(self, request: bytes, subjects: Sequence[Any]) -> list[Any]:
+    def read(self, request: bytes, subjects: Sequence[Any], take: Take | None = None) -> list[Any]:
         """Do the same for commands that change nothing: asked once more where the connection broke.
 
         Args:
             request: from `wire.question`: a single command stands alone.
             subjects: for each command what it is about.
+            take: see `transact`; for several commands.
 
         Redis: MULTI, the commands, EXEC, or the only command; after a broken connection again.
         """
+        if take:
+            return self._twice(self.transact, request, subjects, b"", take)  # type: ignore[no-any-return]
         return self._twice(self.single if len(subjects) == 1 else self.transact, request, subjects)  # type: ignore[no-any-return]
 
     def single(self, request: bytes, subjects: Sequence[Any]) -> list[Any]:
@@ -501,6 +514,15 @@ class Connection:
             self._broken(ConnectionResetError("the server closed it"))
         self.heard = time.monotonic()
         return data
+
+    def _without_taken(self, data: bytearray, take: Take) -> bytes:
+        """Return what is to be parsed of an answer, receiving as long as `take` wants more."""
+        deadline = time.monotonic() + self.timeout
+        while (rest := take(data)) is None:
+            if time.monotonic() > deadline:
+                self._broken(TimeoutError())
+            data += self._receive()
+        return bytes(rest)
 
     def _parse(self) -> Any:
         """Return the next whole answer that is here, False if there is none; pushes are sorted out."""

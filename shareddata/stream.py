@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from shareddata.connection import Connection
 from shareddata.errors import ServerRefused, ServerTimeout, ServerUnreachable
 from shareddata.memory import SharedMemory
+from shareddata.uniform import Uniform
 from shareddata.wire import Layout, bulk, pack, question, transaction
 
 _PAGE = 1000  # entries read at once
@@ -517,10 +518,33 @@ class Numbered:
         Redis: MULTI, XRANGE, EXEC.
         """
         self._connection.settle()
-        commands = [pack("XRANGE", self.key, f"({after}-0" if after else "-", "+", "COUNT", count)]
+        commands = [self._range(after, count)]
         commands += [beside] if beside else []
         entries, *more = self._connection.read(question(commands), [self.key] * len(commands))
         return entries, more[0] if more else None
+
+    def values(self, after: int, count: int, alike: tuple[bytes, int], beside: bytes) -> tuple[bytes, list[Any], Any]:
+        """Do as `entries`, but where all entries are alike and without a gap, return their values in one piece.
+
+        Args:
+            after: the number.
+            count: how many at most; fewer are read where the numbers get another digit.
+            alike: the field of each entry, and the bytes of each value.
+            beside: another command of the same transaction.
+
+        Returns:
+            The values one after the other, or the entries; and the other command's answer.
+
+        Redis: MULTI, XRANGE, EXEC.
+        """
+        self._connection.settle()
+        page = Uniform(after + 1, count, *alike)
+        request = transaction([self._range(after, page.count), beside])
+        entries, answer = self._connection.read(request, [self.key] * 2, page)
+        return page.values or b"", entries, answer
+
+    def _range(self, after: int, count: int) -> bytes:
+        return pack("XRANGE", self.key, f"({after}-0" if after else "-", "+", "COUNT", count)
 
     def wait(self, after: int, seconds: float) -> bool:
         """Wait until there is an entry after a number; False when none came in that time, a second at most.

@@ -18,6 +18,7 @@ from shareddata import (
     FieldError,
     ServerRefused,
     ServerSetupError,
+    ServerTimeout,
     ServerUnreachable,
     SharedMemory,
 )
@@ -171,6 +172,218 @@ def test_bulk_stops_at_another_format(make: Callable[..., TSLog]) -> None:
         assert reader.read_many(10).tolist() == [(3,)]
         with pytest.raises(LogFormatError, match="tag 2, expected 0 to 1"):
             reader.read_many(1, tag=2)
+
+
+FORMS = ["Qff", "d"]
+PUSH = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$5\r\nother\r\n"
+
+
+def store_rows(log: TSLog, first: int, last: int, tag: int = 0) -> None:
+    """Store records that tell their numbers."""
+    numbers = range(first, last + 1)
+    rows = [(n, n / 2, -n) for n in numbers] if tag == 0 else [(n / 4,) for n in numbers]
+    log.store_many(rows, tag)
+    log.commit()
+
+
+def one_by_one(reader: TSReader) -> list[tuple[int, int | str, Any]]:
+    """Return all there is: number, tag and values; of what is no record, its bytes."""
+    found: list[tuple[int, int | str, Any]] = []
+    while True:
+        try:
+            record = reader.next()
+        except DecodeError:
+            found.append((reader.position + 1, "raw", bytes(reader.next_record() or b"")))
+            continue
+        if record is None:
+            return found
+        found.append((reader.position, record[0], record[1]))
+
+
+def in_bulk(reader: TSReader, n: int) -> list[tuple[int, int | str, Any]]:
+    """Return the same, read with `read_many` of each format in turn."""
+    found: list[tuple[int, int | str, Any]] = []
+    while True:
+        rows: list[Any] = []
+        for tag in range(len(FORMS)):
+            array = reader.read_many(n, tag)
+            rows += [(tag, values) for values in array.tolist()]
+            found += [
+                (reader.position - len(array) + i, tag, values) for i, values in enumerate(array.tolist(), 1)
+            ]
+            assert len(array) <= n
+        if not rows and (data := reader.next_record()) is not None:
+            found.append((reader.position, "raw", bytes(data)))
+        elif not rows:
+            return found
+
+
+def count_values(reader: TSReader, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the list of the lengths of what the reader got in one piece: it grows."""
+    lengths: list[int] = []
+    values = reader._stream.values
+
+    def counted(*args: Any) -> Any:
+        answer = values(*args)
+        if answer[0]:
+            lengths.append(len(answer[0]) // args[2][1])
+        return answer
+
+    monkeypatch.setattr(reader._stream, "values", counted)
+    return lengths
+
+
+def a_mixture(log: TSLog) -> None:
+    """Fill a log of 2500 records: alike ones over all digits, and others among them."""
+    store_rows(log, 1, 99)
+    store_rows(log, 100, 109, tag=1)
+    store_rows(log, 110, 1500)
+    log.store_record(b"x" * 16)
+    log.store_record(b"")
+    store_rows(log, 1503, 1503, tag=1)
+    store_rows(log, 1504, 2500)
+
+
+@pytest.mark.parametrize("n", [1, 7, 999, 1000, 1001, 10**9])
+def test_bulk_reads_what_is_read_one_by_one(make: Callable[..., TSLog], n: int) -> None:
+    with make(formats=FORMS, nreaders=2) as log:
+        a_mixture(log)
+        one, bulk = log.reader(0), log.reader(1)
+        expected = one_by_one(one)
+        assert [number for number, _, _ in expected] == list(range(1, 2501))
+        assert in_bulk(bulk, n) == expected
+        assert (bulk.position, bulk.missed, bulk.restarts) == (2500, 0, 0)
+
+
+def test_bulk_takes_pages_in_one_piece(make: Callable[..., TSLog], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page ends where the numbers get another digit; what is not alike is parsed."""
+    with make(formats=["Qff"], nreaders=3) as log:
+        for first, last in ((1, 9), (10, 99), (100, 999), (1000, 2500)):
+            store_rows(log, first, last)
+        reader = log.reader(0)
+        lengths = count_values(reader, monkeypatch)
+        whole = reader.read_many(10**6)
+        assert lengths == [9, 90, 900, 1000, 501]
+        assert whole["f0"].tolist() == list(range(1, 2501))
+        other = log.reader(1)
+        lengths = count_values(other, monkeypatch)
+        assert [other.next(), other.read_many(3).tolist()[-1]] == [(1, 0.5, -1.0), (4, 2.0, -4.0)]
+        assert len(other.read_many(2000)) == 2000 and lengths == [1000, 4], "what next has fetched comes first"
+        assert other.position == 2004 and other.next() == (2005, 1002.5, -2005.0)
+        log.store_record(b"16 bytes of data")
+        log.commit()
+        last = log.reader(2)
+        lengths = count_values(last, monkeypatch)
+        assert len(last.read_many(10**6)) == 2500 and lengths == [9, 90, 900, 1000]
+        assert last.next_record() == b"16 bytes of data" and last.read_many(5).tolist() == []
+
+
+def test_bulk_counts_what_was_trimmed(make: Callable[..., TSLog], client: redis.Redis) -> None:
+    with make(formats=["Qff"], nreaders=2) as log:
+        store_rows(log, 1, 3000)
+        one, bulk = log.reader(0), log.reader(1)
+        assert len(one.read_many(100)) == len(bulk.read_many(100)) == 100
+        client.xtrim("tslog:test", minid="1201-0", approximate=False)
+        assert client.xdel("tslog:test", "1500-0", "2600-0") == 2
+        expected = [number for number in range(1201, 3001) if number not in (1500, 2600)]
+        assert [record[0] for record in one] == expected
+        assert bulk.read_many(10**6)["f0"].tolist() == expected
+        assert (bulk.position, bulk.missed) == (one.position, one.missed) == (3000, 1102)
+
+
+def test_bulk_of_a_log_begun_anew(make: Callable[..., TSLog], monkeypatch: pytest.MonkeyPatch) -> None:
+    log = make()
+    log.store_many([(number,) for number in range(1, 51)])
+    log.commit()
+    reader = log.reader(0)
+    lengths = count_values(reader, monkeypatch)
+    assert len(reader.read_many(30)) == 30
+    anew = make(recreate=True)
+    anew.store_many([(number,) for number in range(1001, 1061)])
+    anew.commit()
+    assert reader.read_many(100)["f0"].tolist() == list(range(1001, 1061))
+    assert (reader.position, reader.restarts, reader.missed) == (60, 1, 0)
+    assert sum(lengths) >= 90
+    make(formats=["d"], recreate=True)
+    with pytest.raises(LogFormatError, match="begun anew with"):
+        reader.read_many(1)
+
+
+@pytest.mark.parametrize("piece", [1, 37, 100, 1448, 10**6])
+@pytest.mark.parametrize(("before", "behind"), [(b"", b""), (PUSH, b""), (b"", PUSH)])
+def test_bulk_in_pieces_and_among_pushes(
+    make: Callable[..., TSLog], monkeypatch: pytest.MonkeyPatch, piece: int, before: bytes, behind: bytes
+) -> None:
+    """However the answer comes, and whatever else comes with it."""
+    with make(formats=FORMS, nreaders=1) as log:
+        a_mixture(log)
+        reader = log.reader(0)
+        connection, pieces = reader._connection, []
+        receive = connection._receive
+
+        def received() -> bytes:
+            if not pieces:
+                data = receive()
+                data = before + data if data.startswith(b"+OK") else data
+                data += behind if data.endswith(b"}\r\n") else b""  # the writer's key ends the answer
+                pieces[:] = [data[i : i + piece] for i in range(0, len(data), piece)]
+            return pieces.pop(0)
+
+        monkeypatch.setattr(connection, "_receive", received)
+        opened = connection.opened
+        lengths = count_values(reader, monkeypatch)
+        connection.invalidated = False
+        found = in_bulk(reader, 800)
+        assert [number for number, _, _ in found] == list(range(1, 2501))
+        assert bool(lengths) == (not before and piece >= 37)
+        assert connection.opened == opened
+
+
+def test_bulk_waits_no_longer_than_the_time_out(own_server: Callable[..., OwnServer], kind: str) -> None:
+    """An answer that ends in the middle is none; the next reading has all."""
+    server = own_server(kind)
+    with quick(server) as shm, TSLog("test", ["Q"], shm=shm) as log:
+        log.store_many([(number,) for number in range(1, 3001)])
+        log.commit()
+        with log.reader(0) as reader:
+            assert reader.read_many(1200)["f0"].tolist() == list(range(1, 1201))
+            connection, cut = reader._connection, [True]
+            receive = connection._receive
+
+            def received() -> bytes:
+                data = receive()
+                return data[:5000] if cut and cut.pop() else data
+
+            connection._receive = received  # type: ignore[method-assign]
+            connection._ready, ready = (lambda ms: ready(ms) if cut else []), connection._ready
+            with pytest.raises(ServerTimeout, match="no answer within"):
+                reader.read_many(3000)
+            del connection._receive
+            assert (reader.position, connection.connected) == (1200, False)
+            assert reader.read_many(3000)["f0"].tolist() == list(range(1201, 3001))
+
+
+def test_bulk_returns_what_was_read_before_the_server_went(own_server: Callable[..., OwnServer], kind: str) -> None:
+    server = own_server(kind)
+    with quick(server) as shm, TSLog("test", ["Q"], shm=shm) as log:
+        log.store_many([(number,) for number in range(1, 3001)])
+        log.commit()
+        with log.reader(0) as reader:
+            values, asked = reader._stream.values, []
+
+            def killing(*args: Any) -> Any:
+                asked.append(args)
+                if len(asked) == 5:
+                    server.kill()
+                return values(*args)
+
+            reader._stream.values = killing  # type: ignore[method-assign]
+            assert reader.read_many(3000)["f0"].tolist() == list(range(1, 2000))
+            with pytest.raises(ServerUnreachable):
+                reader.read_many(3000)
+            assert reader.position == 1999
+            server.start()
+            assert reader.read_many(3000)["f0"].tolist() == list(range(2000, 3001))
 
 
 # -- cursors, buckets -------------------------------------------------------------------------------------------------
