@@ -66,7 +66,7 @@ def test_left_as_it_came(other: bytes, at: int) -> None:
 
 
 def test_a_page_ends_where_the_digits_change() -> None:
-    for first, count, expected in ((1, 1000, 9), (9, 5, 1), (10, 5, 5), (10, 1000, 90), (999, 9, 1), (1000, 1000, 1000)):
+    for first, count, expected in ((1, 1000, 9), (9, 5, 1), (10, 1000, 90), (999, 9, 1), (1000, 1000, 1000)):
         assert Uniform(first, count, b"0", 1).count == expected
 
 

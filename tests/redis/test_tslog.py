@@ -379,7 +379,7 @@ def test_bulk_returns_what_was_read_before_the_server_went(own_server: Callable[
 
             reader._stream.values = killing  # type: ignore[method-assign]
             assert reader.read_many(3000)["f0"].tolist() == list(range(1, 2000))
-            with pytest.raises(ServerUnreachable):
+            with pytest.raises(ServerUnreachable, match="nobody answers"):
                 reader.read_many(3000)
             assert reader.position == 1999
             server.start()
