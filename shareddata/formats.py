@@ -133,6 +133,6 @@ def rows(records: Any, form: Format) -> list[bytes]:
     return [data[i : i + form.size] for i in range(0, len(data), form.size)]
 
 
-def table(records: Sequence[bytes], form: Format) -> Any:
-    """Return records of the format's size as a structured array."""
-    return numpy().frombuffer(b"".join(records), form.dtype())
+def table(records: Sequence[bytes], dtype: Any) -> Any:
+    """Return records, or many in one piece, as a structured array of a format's type."""
+    return numpy().frombuffer(b"".join(records), dtype)

@@ -142,7 +142,7 @@ class TSReader:
             raise LogFormatError(f"{self._stream.key}: tag {tag!r}, expected 0 to {len(self._formats) - 1}")
         records: list[bytes] = []  # or many of them in one piece
         wanted, form, rest = b"%d" % tag, self._formats[tag], n
-        form.dtype()  # what cannot be returned is not read
+        dtype = form.dtype()  # at first: what cannot be returned is not read
         while rest > 0:
             if self._at == len(self._data):
                 try:
@@ -161,7 +161,7 @@ class TSReader:
             rest -= good
             if good < len(page):
                 break
-        return table(records, form)
+        return table(records, dtype)
 
     def _alike(self, count: int, wanted: bytes, size: int) -> tuple[list[bytes], int]:
         """Return what is next of the page's records, and how many of these have this tag and this size."""

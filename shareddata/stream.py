@@ -541,7 +541,8 @@ class Numbered:
         page = Uniform(after + 1, count, *alike)
         request = transaction([self._range(after, page.count), beside])
         entries, answer = self._connection.read(request, [self.key] * 2, page)
-        return page.values or b"", entries, answer
+        taken = page.values if not entries else None  # of an answer that broke off and was asked for again: parsed then
+        return taken or b"", entries, answer
 
     def _range(self, after: int, count: int) -> bytes:
         return pack("XRANGE", self.key, f"({after}-0" if after else "-", "+", "COUNT", count)

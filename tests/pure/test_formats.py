@@ -62,7 +62,7 @@ def test_arrays_hold_the_same_bytes(drawn: tuple[str, list[tuple[Any, ...]]]) ->
     text, records = drawn
     form = Format(text)
     packed = [form.pack(*record) for record in records]
-    array = table(packed, form)
+    array = table(packed, form.dtype())
     assert len(array) == len(records) and array.dtype.itemsize == form.size
     assert rows(array, form) == packed == rows(records, form)
     for record, row in zip(records, array.tolist()):

@@ -278,6 +278,17 @@ def test_bulk_takes_pages_in_one_piece(make: Callable[..., TSLog], monkeypatch: 
         assert last.next_record() == b"16 bytes of data" and last.read_many(5).tolist() == []
 
 
+def test_bulk_of_a_format_that_arrays_cannot_have(make: Callable[..., TSLog]) -> None:
+    """Nothing is read that is not returned."""
+    with make(formats=["@Q"]) as log:
+        log.store(7)
+        log.commit()
+        reader = log.reader(0)
+        with pytest.raises(LogFormatError, match="native alignment"):
+            reader.read_many(10)
+        assert reader.position == 0 and reader.next() == (7,)
+
+
 def test_bulk_counts_what_was_trimmed(make: Callable[..., TSLog], client: redis.Redis) -> None:
     with make(formats=["Qff"], nreaders=2) as log:
         store_rows(log, 1, 3000)
