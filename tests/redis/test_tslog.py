@@ -350,6 +350,36 @@ def test_bulk_in_pieces_and_among_pushes(
         assert connection.opened == opened
 
 
+@pytest.mark.parametrize("before", [b"", PUSH])
+def test_bulk_asks_again_for_an_answer_that_broke_off(
+    make: Callable[..., TSLog], monkeypatch: pytest.MonkeyPatch, client: redis.Redis, before: bytes
+) -> None:
+    """What came of the first answer is forgotten: some of it was trimmed meanwhile."""
+    with make() as log:
+        log.store_many([(number,) for number in range(1, 10)])
+        log.commit()
+        reader = log.reader(0)
+        connection, broke = reader._connection, []
+        receive = connection._receive
+
+        def received() -> bytes:
+            if broke == ["off"]:
+                broke.append("down")
+                client.xtrim("tslog:test", minid="5-0", approximate=False)
+                connection._broken(ConnectionResetError("by the test"))
+            data = receive()
+            if not data.startswith(b"+OK\r\n+QUEUED"):
+                return data
+            if broke:
+                return before + data
+            broke.append("off")
+            return data[:-3]
+
+        monkeypatch.setattr(connection, "_receive", received)
+        assert reader.read_many(100)["f0"].tolist() == [5, 6, 7, 8, 9]
+        assert broke == ["off", "down"] and (reader.position, reader.missed) == (9, 4)
+
+
 def test_bulk_waits_no_longer_than_the_time_out(own_server: Callable[..., OwnServer], kind: str) -> None:
     """An answer that ends in the middle is none; the next reading has all."""
     server = own_server(kind)
