@@ -208,7 +208,8 @@ class Connection:
         Redis: CLIENT TRACKING, GET.
         """
         self._opt_in = self.listening and not how
-        self.call("CLIENT", "TRACKING", "OFF")
+        if how:  # another way than the one that the connection was opened with
+            self.call("CLIENT", "TRACKING", "OFF")
         self.call("CLIENT", "TRACKING", "ON", *(("OPTIN",) if self._opt_in else how))
         self.refresh_epoch()
 

@@ -167,16 +167,16 @@ def ensure(folder: str | Path, *, fsync: str = "everysec", options: Sequence[str
 
     Redis: PING.
     """
+    if (running := find(folder, wait)) is not None:
+        return running
     folder = Path(folder).resolve()
     path = socket_path(folder)
-    if answers(path, wait):
-        return Running(_url(path), folder, path, False)
     command = [find_executable(), *arguments(folder, path, fsync, options)]
     _make_private(folder)
     deadline = time.monotonic() + wait
     while (lock := _lock(folder)) is None:
-        if answers(path, wait):
-            return Running(_url(path), folder, path, False)
+        if (running := find(folder, wait)) is not None:
+            return running
         if time.monotonic() > deadline:
             raise ServerTimeout(f"{folder}: a server has this folder and did not answer in {wait:g} s; {_log(folder)}")
         time.sleep(0.005)

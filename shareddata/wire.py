@@ -94,7 +94,8 @@ class Layout:
 
     __slots__ = (
         *("record", "key", "hset", "hmget", "xadd", "history_key", "has_history", "history", "span", "refused"),
-        *("_encoders", "_template", "_types", "_bools", "_fill", "_decoders", "_trame", "_fields", "tail"),
+        *("_encoders", "_template", "_template_bytes", "_types", "_bools", "_fill"),
+        *("_decoders", "_trame", "_fields", "tail"),
     )
 
     def __init__(self, record: Record, names: Names, added: Sequence[Field] = ()) -> None:
@@ -115,6 +116,7 @@ class Layout:
         self._trame = record.trame
         self._fields = [name.encode() for name in fields]
         self._template = "".join(f"${len(name.encode())}\r\n{name}\r\n$%d\r\n%s\r\n" for name in fields)
+        self._template_bytes = self._template.encode()
         self._types = [_PLAIN.get(f.type) for f in record.fields]
         self._bools = tuple(i for i, f in enumerate(record.fields) if f.type == "bool")
         self._fill = _filler(len(fields))
@@ -164,7 +166,7 @@ class Layout:
                 parts += (len(text), text)
         except (TypeError, ValueError) as error:
             raise self._refusal(len(parts) // 2, value, error) from None
-        return self._template.encode() % tuple(parts) + self.tail
+        return self._template_bytes % tuple(parts) + self.tail
 
     def encode(self, values: Iterable[Any]) -> list[bytes]:
         """Return each field's value as it is written in Redis."""
