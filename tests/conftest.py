@@ -12,11 +12,12 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import redis
 
 from leaks import Snapshot, set_mark
 from programs import Program
 from proxy import Proxy
-from servers import EXECUTABLES, OwnServer, empty, short_folder
+from servers import EXECUTABLES, OwnServer, empty, plain_client, short_folder
 from shareddata import SharedMemory
 from shareddata.server import Server
 from waiting import eventually as wait_until
@@ -164,6 +165,13 @@ def short_path() -> Iterator[Path]:
     folder = short_folder()
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[redis.Redis]:
+    """redis-py as another program would use it, on the same server."""
+    with plain_client(url) as client:
+        yield client
 
 
 @pytest.fixture

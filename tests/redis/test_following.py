@@ -8,7 +8,6 @@ import redis
 
 from programs import Program
 from records import HEAD
-from servers import plain_client
 from shareddata import Data, DataDict, DecodeError, DescriptionError, ServerRefused, SharedMemory
 
 RECORDS = {
@@ -18,12 +17,6 @@ RECORDS = {
     "NONE": {"history": 0, "fields": [*HEAD, ["number", 0]]},
 }
 OVER = 0.1  # seconds of silence after which everything that was written must have come
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[redis.Redis]:
-    with plain_client(url) as client:
-        yield client
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import redis
 
 from programs import Program
 from records import HEAD, PAIR, PLAIN
-from servers import OwnServer, plain_client
+from servers import OwnServer
 from shareddata import (
     DataDict,
     DecodeError,
@@ -22,12 +22,6 @@ from shareddata import (
     SharedMemory,
     UnknownData,
 )
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[redis.Redis]:
-    with plain_client(url) as client:
-        yield client
 
 
 def content(client: redis.Redis) -> dict[bytes, Any]:

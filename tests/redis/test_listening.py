@@ -15,12 +15,6 @@ QUIET = 0.15  # seconds after which a listener that should not wake has shown th
 
 
 @pytest.fixture
-def client(url: str) -> Iterator[redis.Redis]:
-    with plain_client(url) as client:
-        yield client
-
-
-@pytest.fixture
 def dd(shm: SharedMemory) -> Iterator[DataDict]:
     shm.init(PAIR)
     with DataDict("listener", shm) as dd:

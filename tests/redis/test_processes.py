@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,14 +15,7 @@ import redis
 from leaks import open_files
 from programs import Program
 from records import HEAD, PAIR
-from servers import plain_client
 from shareddata import DataDict, SharedMemory
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[redis.Redis]:
-    with plain_client(url) as client:
-        yield client
 
 
 def test_close_closes_everything(url: str, monkeypatch: pytest.MonkeyPatch, short_path: Path) -> None:

@@ -9,14 +9,7 @@ import pytest
 import redis
 
 from programs import Program
-from servers import plain_client
 from shareddata import DataDict, DecodeError, FieldError, Fifo, ServerRefused, SharedMemory
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[redis.Redis]:
-    with plain_client(url) as client:
-        yield client
 
 
 @pytest.fixture

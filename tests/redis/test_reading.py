@@ -9,16 +9,9 @@ import pytest
 import redis
 
 from records import HEAD, PAIR, PLAIN, calls
-from servers import plain_client
 from shareddata import DataDict, DecodeError, ServerRefused, SharedMemory, UnknownData
 
 AT_ONCE = 0.2  # seconds within which a change must be seen: a push that is under way, not a time-out that runs out
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[redis.Redis]:
-    with plain_client(url) as client:
-        yield client
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import redis
 
 from programs import Program
 from records import HEAD
-from servers import OwnServer, plain_client
+from servers import OwnServer
 from shareddata import Data, DataDict, SharedDataError, SharedMemory, UnknownData, cli
 from shareddata.record import Recorder
 from shareddata.recording import Recording
@@ -29,12 +29,6 @@ RECORDS = {
     "SHORT": {"history": 10, "fields": [*HEAD, ["number", 0]]},
     "NONE": {"history": 0, "fields": [*HEAD, ["number", 0]]},
 }
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[redis.Redis]:
-    with plain_client(url) as client:
-        yield client
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import redis
 
 from programs import Program
 from records import HEAD
-from servers import plain_client
 from shareddata import DataDict, DescriptionError, SharedMemory, UnknownData
 from waiting import eventually
 
@@ -23,12 +22,6 @@ INCOMPATIBLE: list[Any] = [
     pytest.param({"R": [*HEAD, ["number", 0.0], ["text", ""]], "S": OLD["S"]}, "'number' is now float.*int", id="type"),
     pytest.param({"R": [*HEAD, ["number", 0], ["text", ["a"]]], "S": OLD["S"]}, "'text' is now list", id="list"),
 ]
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[redis.Redis]:
-    with plain_client(url) as client:
-        yield client
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import pytest
 import redis
 
 from records import HEAD
-from servers import OwnServer, plain_client
+from servers import OwnServer
 from shareddata import DataDict, DecodeError, DescriptionError, FieldError, SharedDataError, SharedMemory, cli
 from shareddata.datadesc import parse_record
 from shareddata.recording import Recording
@@ -61,12 +61,6 @@ def two_hours(count: int, milliseconds: int = 7_200_000) -> list[Row]:
         else (ms, "PUMP", (NOON / 1000 + ms / 1000, "HDL_PUMP", number, [number, "é"]))
         for number, ms in enumerate(times)
     ]
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[redis.Redis]:
-    with plain_client(url) as client:
-        yield client
 
 
 def histories(client: redis.Redis, prefix: str = "") -> dict[str, list[tuple[bytes, list[bytes]]]]:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from programs import Program
-from servers import OwnServer, plain_client
+from servers import OwnServer
 from shareddata import (
     DecodeError,
     DescriptionError,
@@ -25,12 +25,6 @@ from shareddata import (
 from shareddata.errors import LogFormatError, WriterConflict
 from shareddata.tslog import TSLog, TSReader
 from waiting import eventually
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[redis.Redis]:
-    with plain_client(url) as client:
-        yield client
 
 
 @pytest.fixture

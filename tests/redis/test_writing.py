@@ -7,14 +7,7 @@ import pytest
 import redis
 
 from records import HEAD, PAIR, PLAIN, calls
-from servers import plain_client
 from shareddata import DataDict, FieldError, ServerRefused, SharedMemory, UnknownData
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[redis.Redis]:
-    with plain_client(url) as client:
-        yield client
 
 
 @pytest.fixture
