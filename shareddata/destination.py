@@ -25,7 +25,7 @@ from shareddata.logwriter import newer, writers
 from shareddata.logwriter import token as writer_token
 from shareddata.memory import SharedMemory
 from shareddata.names import Names
-from shareddata.stream import Numbered
+from shareddata.numbered import Numbered
 from shareddata.wire import pack, transaction
 
 log = logging.getLogger("shareddata")

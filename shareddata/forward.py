@@ -32,7 +32,7 @@ from shareddata.errors import (
     ServerUnreachable,
     UnknownData,
 )
-from shareddata.stream import Numbered
+from shareddata.numbered import Numbered
 from shareddata.table import clip, grid
 from shareddata.wire import question
 

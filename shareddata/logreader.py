@@ -21,7 +21,7 @@ from shareddata.errors import DecodeError, LogFormatError, ServerTimeout, Server
 from shareddata.formats import Format, table
 from shareddata.logwriter import newer, parted
 from shareddata.names import made_key, writer_key
-from shareddata.stream import Numbered
+from shareddata.numbered import Numbered
 from shareddata.wire import pack
 
 log = logging.getLogger("shareddata")

@@ -29,7 +29,7 @@ from shareddata.logreader import RAW
 from shareddata.logwriter import newer, parted
 from shareddata.memory import SharedMemory
 from shareddata.names import made_key, writer_key
-from shareddata.stream import Numbered
+from shareddata.numbered import Numbered
 from shareddata.tslog import durability
 
 _PAGE = 1000

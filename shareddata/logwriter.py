@@ -27,7 +27,7 @@ from typing import Any
 from shareddata.connection import Connection
 from shareddata.errors import ServerRefused, WriterConflict
 from shareddata.names import writer_key
-from shareddata.stream import Numbered
+from shareddata.numbered import Numbered
 from shareddata.wire import pack, transaction
 
 log = logging.getLogger("shareddata")

@@ -31,7 +31,7 @@ from shareddata.logreader import RAW, TSReader
 from shareddata.logwriter import PAGE, LogWriter, token
 from shareddata.memory import SharedMemory
 from shareddata.names import check_log_name, made_key, writer_key
-from shareddata.stream import Numbered, tail_head
+from shareddata.numbered import Numbered, tail_head
 from shareddata.wire import pack, transaction
 
 __all__ = ["Stats", "TSLog", "TSReader", "durability"]
