@@ -34,6 +34,12 @@ class Address:
     Args:
         url: `redis://`, `rediss://`, `unix://` or `embedded:///folder[?fsync=always]`.
 
+    Attributes:
+        url: as it was given, with the password.
+        shown: the same for messages, with the password blanked.
+        database: the server's database that is used.
+        local: whether all who use it are on one machine.
+
     Raises:
         ServerSetupError: when the address can't be understood; the message shows one that can.
     """
@@ -41,6 +47,7 @@ class Address:
     def __init__(self, url: str) -> None:
         scheme = url.partition("://")[0]
         self.shown = _without_password(url)
+        self.local = scheme in ("unix", "embedded")
         if scheme in ("sentinel", "cluster"):
             raise ServerSetupError(
                 f"{self.shown}: {scheme}:// addresses are not known yet: give the address of one server"
@@ -54,7 +61,7 @@ class Address:
                 f"{self.shown!r} is no address: use redis://host:6379, rediss://host:6379 (TLS), unix:///path/socket "
                 "or embedded:///folder"
             )
-        self._url = url
+        self.url = url
         arguments = {} if self._folder else self._arguments()
         if scheme == "unix" and not arguments.get("path"):
             raise ServerSetupError(f"{self.shown!r} names no socket: write unix:///path/to/socket")
@@ -62,7 +69,7 @@ class Address:
 
     def _arguments(self, url: str = "") -> dict[str, Any]:
         try:
-            return dict(redis.connection.parse_url(url or self._url))  # type: ignore[no-untyped-call]
+            return dict(redis.connection.parse_url(url or self.url))  # type: ignore[no-untyped-call]
         except ValueError as error:
             raise ServerSetupError(f"{self.shown}: {error}: write it like redis://user:password@host:6379/0") from None
 
@@ -76,7 +83,7 @@ class Address:
         Raises:
             ServerUnreachable, ServerTimeout, ServerRefused, ServerSetupError.
         """
-        url = server.ensure(self._folder, fsync=self._fsync, wait=timeout).url if self._folder else self._url
+        url = server.ensure(self._folder, fsync=self._fsync, wait=timeout).url if self._folder else self.url
         arguments = self._arguments(url)
         kind = arguments.pop("connection_class", redis.Connection)
         settings = {
@@ -111,7 +118,7 @@ class Address:
             )
         if isinstance(error, TypeError | ValueError):
             return ServerSetupError(f"{self.shown}: {text}: see the reference for what an address may hold")
-        if self._url.startswith("rediss:") and ("certificate" in text.lower() or "ssl" in text.lower()):
+        if self.url.startswith("rediss:") and ("certificate" in text.lower() or "ssl" in text.lower()):
             return ServerSetupError(f"{self.shown}: TLS failed: {text}: check ssl_ca_certs, ssl_certfile, ssl_keyfile")
         return ServerUnreachable(
             f"{self.shown}: nobody answers ({text}): start a server with `shareddata serve`, or use the address "

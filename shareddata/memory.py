@@ -44,7 +44,13 @@ READY = b"OK"
 _shared: "weakref.WeakSet[SharedMemory]" = weakref.WeakSet()
 
 
+_defaults: "dict[str, SharedMemory]" = {}
+_defaults_lock = threading.Lock()
+
+
 def _free_locks_in_child() -> None:
+    global _defaults_lock
+    _defaults_lock = threading.Lock()
     for shm in list(_shared):
         shm._lock = threading.RLock()
 
@@ -399,6 +405,26 @@ class SharedMemory:
                 "same for the initialisation and for all programs"
             )
         return flag
+
+
+def default(shm: SharedMemory | None = None) -> SharedMemory:
+    """Return the memory that was given, or this process's own one at the default address, made when it is first needed.
+
+    For front rooms whose constructors need not name a server. It stays open as long as the process runs.
+
+    Args:
+        shm: the memory that was given, if any.
+
+    Raises:
+        ServerUnreachable, ServerRefused, ServerSetupError: no server at $SHAREDDATA_URL, else localhost:6379.
+    """
+    if shm is not None:
+        return shm
+    url = resolve().url
+    with _defaults_lock:
+        if url not in _defaults:
+            _defaults[url] = SharedMemory()
+        return _defaults[url]
 
 
 def millisecond(time: float, before: bool = False) -> int:
