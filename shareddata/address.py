@@ -11,6 +11,7 @@ must not know what is sent afterwards. Invariants:
 import os
 import re
 import socket
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -38,7 +39,8 @@ class Address:
         url: as it was given, with the password.
         shown: the same for messages, with the password blanked.
         database: the server's database that is used.
-        local: whether all who use it are on one machine.
+        socket_path: of a server on this machine: its socket's path; None for one that is reached by TCP.
+        folder: of a server on this machine: where its data are, as far as the address tells.
 
     Raises:
         ServerSetupError: when the address can't be understood; the message shows one that can.
@@ -47,7 +49,6 @@ class Address:
     def __init__(self, url: str) -> None:
         scheme = url.partition("://")[0]
         self.shown = _without_password(url)
-        self.local = scheme in ("unix", "embedded")
         if scheme in ("sentinel", "cluster"):
             raise ServerSetupError(
                 f"{self.shown}: {scheme}:// addresses are not known yet: give the address of one server"
@@ -66,6 +67,13 @@ class Address:
         if scheme == "unix" and not arguments.get("path"):
             raise ServerSetupError(f"{self.shown!r} names no socket: write unix:///path/to/socket")
         self.database = int(arguments.get("db") or 0)
+        self.socket_path = self._socket_path(arguments.get("path"))
+        self.folder = Path(self._folder).resolve() if self._folder else self.socket_path and self.socket_path.parent
+
+    def _socket_path(self, path: str | None) -> Path | None:
+        if self._folder:
+            return server.socket_path(Path(self._folder).resolve()).resolve()
+        return Path(path).resolve() if path else None
 
     def _arguments(self, url: str = "") -> dict[str, Any]:
         try:

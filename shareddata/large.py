@@ -1,0 +1,394 @@
+"""Large values: a reference in Redis, the bytes in a file in memory, where everybody is on one machine.
+
+It knows which values go by reference, how a reference is spelt, and when a file is not needed any more. It must not
+know what values mean or which commands carry them. Invariants:
+
+1. Each reference has a file of its own (a second one to the same bytes is a hard link): whoever takes a reference out
+   of Redis unlinks exactly that file.
+2. A file is there before its reference is in Redis, and is unlinked only after its reference is out of Redis.
+3. Who has opened a file keeps it: unlinking does not touch a mapping.
+4. Files that were left behind, by killed programs or by writes of unknown outcome, are found by comparing with Redis:
+   see `sweep`. Files of a living process are never swept by another one.
+
+References stand as whole values only: a field's value in a hash, or in an entry of a stream.
+
+A reference is `@file:HOST/UID/SERVER/KEY/FILE/SIZE`. Bytes that begin like one by chance have `@data:` before them.
+"""
+
+import hashlib
+import itertools
+import logging
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
+
+from shareddata import tmpfs
+from shareddata.connection import Connection
+from shareddata.errors import DecodeError, ServerError, ServerRefused, ServerSetupError, SharedDataError
+from shareddata.memory import SharedMemory
+from shareddata.tmpfs import Buffer
+
+log = logging.getLogger("shareddata")
+
+LIMIT = 65536
+"""Bytes above which a value goes by reference."""
+
+_FILE, _DATA = b"@file:", b"@data:"
+_SAFE = re.compile(r"[A-Za-z0-9_.~%-]+")
+_KEY_LONGEST = 240  # bytes of a folder's name; the system's limit is 255
+_PAGE = 100  # entries of a stream looked through at once
+_VOLATILE = ("/run/", "/var/run/")  # folders that the system removes while a server is stopped
+
+_uncertain: list[tuple[str, Path]] = []  # keys and files of this process, of changes whose outcome is unknown
+_swept: set[Path] = set()
+
+
+def _forget_in_child() -> None:
+    _uncertain.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+class Gone(LookupError):
+    """The file of a reference is not there: read the place in Redis again."""
+
+
+class _Reference(NamedTuple):
+    host: str
+    uid: int
+    server: str
+    key: str
+    file: str
+    size: int
+
+    @property
+    def path(self) -> Path:
+        return tmpfs.root(self.uid) / "large" / self.server / self.key / self.file
+
+
+def is_reference(stored: Buffer) -> bool:
+    """Tell whether what is in Redis is a reference."""
+    return bytes(stored[:6]) == _FILE
+
+
+def size(stored: Buffer) -> int:
+    """Return how many bytes a stored value has, wherever they are."""
+    return _parsed(stored).size if is_reference(stored) else len(stored)
+
+
+def read(stored: bytes) -> bytes | memoryview:
+    """Return a stored value: the bytes themselves, or a read-only view of its file, without a copy.
+
+    Raises:
+        Gone: its file is not there any more.
+        ServerSetupError: its file is another user's.
+        DecodeError: it begins like a reference and is none.
+
+    Redis: none.
+    """
+    if not stored.startswith(b"@"):
+        return stored
+    if stored.startswith(_DATA):
+        return stored[len(_DATA) :]
+    if not stored.startswith(_FILE):
+        return stored
+    reference = _parsed(stored)
+    try:
+        view = tmpfs.mapped(reference.path)
+    except FileNotFoundError:
+        raise Gone(f"{reference.path} is not there any more") from None
+    except PermissionError:
+        raise ServerSetupError(
+            f"the value is in {reference.path}, which only user {reference.uid} of {reference.host} may read: run the "
+            "programs as one user, or let the writer use a redis:// address: values then go through the server"
+        ) from None
+    if len(view) != reference.size:
+        raise DecodeError(
+            f"{reference.path}: found {len(view)} bytes, expected {reference.size}: another program changed it"
+        )
+    return view
+
+
+def lost(stored: bytes, what: str) -> SharedDataError:
+    """Return the exception for a reference that stands in Redis and whose file is not there.
+
+    Args:
+        stored: the reference.
+        what: whose value it is, for the message.
+    """
+    reference = _parsed(stored)
+    if reference.host != socket.gethostname():
+        return ServerSetupError(
+            f"{what}: the value is in the memory of {reference.host}, and this is {socket.gethostname()}: let the "
+            "writer use a redis:// address: values then go through the server"
+        )
+    return DecodeError(
+        f"{what}: found a reference to {reference.path}, which is not there: the machine was started anew since it was "
+        "written, or somebody removed the file; write the value again"
+    )
+
+
+def _parsed(stored: Buffer) -> _Reference:
+    text = bytes(stored[: 6 * 300]).decode(errors="replace")
+    parts = text.removeprefix(_FILE.decode()).split("/")
+    host, uid, server, key, file, length = parts if len(parts) == 6 else [""] * 6
+    if not (uid.isdecimal() and length.isdecimal() and all(map(_SAFE.fullmatch, (server, key, file)))):
+        raise DecodeError(f"found {text[:60]!r}, expected a reference to a large value: another program wrote it")
+    if ".." in (server, key, file) or "." in (server, key, file):
+        raise DecodeError(f"found {text[:60]!r}, a reference that leads elsewhere: another program wrote it")
+    return _Reference(host, int(uid), server, key, file, int(length))
+
+
+def folder(shm: SharedMemory) -> Path | None:
+    """Return where this user's large values of a server are; None where values go through the server."""
+    path = shm.address.socket_path
+    if path is None:
+        return None
+    name = hashlib.sha256(os.fsencode(path) + b"/%d" % shm.address.database).hexdigest()[:16]
+    return tmpfs.root() / "large" / name
+
+
+def forget(shm: SharedMemory) -> None:
+    """Remove all large values of a server that will not be used again, such as one of a demonstration.
+
+    Redis: none.
+    """
+    place = folder(shm)
+    if place is not None:
+        shutil.rmtree(place, ignore_errors=True)
+        _swept.discard(place)
+
+
+class LargeValues:
+    """The large values of one writer.
+
+    Args:
+        shm: the shared memory; nothing is done yet.
+
+    Attributes:
+        by_reference: whether large values go by reference.
+
+    It belongs to one thread at a time.
+    """
+
+    def __init__(self, shm: SharedMemory) -> None:
+        self._shm = shm
+        self._folder = folder(shm)
+        self.by_reference = self._folder is not None
+
+    def change(self, key: str) -> "Change":
+        """Return the context of one transaction that puts values into a hash or a stream, or takes some out.
+
+        Args:
+            key: of the hash or stream.
+
+        Redis: at a process's first change, and after one of unknown outcome, as `sweep`.
+        """
+        if self._folder is None or len(os.fsencode(quote(key, safe="~"))) > _KEY_LONGEST:
+            return Change(key, None)
+        if self._folder not in _swept:
+            self._begin(self._folder)
+        if _uncertain:
+            self._settle()
+        return Change(key, self._folder)
+
+    def _begin(self, place: Path) -> None:
+        """Make the folder, and remove what was left behind in it before this process was started."""
+        tmpfs.make(f"large/{place.name}")
+        (place / "server").write_text(f"{self._shm.address.socket_path}\n{self._shm.address.folder}\n")
+        tmpfs.mark(place)
+        _swept.add(place)
+        self.sweep()
+        for sibling in place.parent.iterdir():
+            if sibling != place and _is_deserted(sibling):
+                shutil.rmtree(sibling, ignore_errors=True)
+
+    def sweep(self) -> int:
+        """Unlink the files of dead programs that no reference in Redis speaks of; return how many.
+
+        Done by itself at a process's first change.
+
+        Redis: PING, TYPE, HVALS or XRANGE for each key with such files; none if there are no such files.
+        """
+        if self._folder is None or not self._folder.is_dir():
+            return 0
+        return self._unlink_unused((unquote(path.parent.name), path) for path in tmpfs.abandoned(self._folder))
+
+    def _settle(self) -> None:
+        """Find out about changes of this process whose outcome was unknown."""
+        waiting = [item for item in _uncertain if self._folder in item[1].parents]
+        try:
+            self._unlink_unused(waiting)
+        except ServerError:
+            return  # the change that follows tells
+        for item in waiting:
+            _uncertain.remove(item)
+
+    def _unlink_unused(self, files: Iterable[tuple[str, Path]]) -> int:
+        """Unlink those files that Redis does not refer to.
+
+        What their dead writers, or our own broken connections, had sent was in the server's hands before the PING: it
+        is carried out before the questions that follow its answer.
+        """
+        by_key: dict[str, list[Path]] = {}
+        for key, path in files:
+            by_key.setdefault(key, []).append(path)
+        if not by_key:
+            return 0
+        count = 0
+        connection = self._shm.connect("shareddata large values")
+        try:
+            connection.ask("PING")
+            for key, paths in by_key.items():
+                used = {_parsed(stored).path for stored in _references(connection, key)}
+                for path in paths:
+                    if path not in used:
+                        path.unlink(missing_ok=True)
+                        count += 1
+        except ServerRefused as error:
+            log.warning("%s: large values that were left behind cannot be cleared away: %s", self._shm.url, error)
+        finally:
+            connection.close()
+        for parent in {path.parent for paths in by_key.values() for path in paths}:
+            _remove_if_empty(parent)
+        return count
+
+
+class Change:
+    """One transaction that changes which large values Redis refers to: a context manager, made by `LargeValues.change`.
+
+    When it ends in an exception the new files stay until it is known whether the server applied the transaction.
+    """
+
+    def __init__(self, key: str, place: Path | None) -> None:
+        self._key = key
+        self._folder = place / quote(key, safe="~") if place else None
+        self._mark = tmpfs.mark(place) if place else None
+        self._new: list[Path] = []
+        self._replaced: list[bytes] = []
+
+    def __enter__(self) -> "Change":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is not None:
+            _uncertain.extend((self._key, path) for path in self._new)
+            return
+        for stored in self._replaced:
+            path = _parsed(stored).path
+            path.unlink(missing_ok=True)
+            if path.parent != self._folder:
+                _remove_if_empty(path.parent)
+
+    def store(self, data: Buffer | Sequence[Buffer]) -> bytes:
+        """Return what goes into Redis for a value: the value, or a reference to a new file that holds it.
+
+        Args:
+            data: the value's bytes, in one piece or several.
+
+        Raises:
+            ServerSetupError: the folder cannot be used.
+        """
+        parts = [data] if isinstance(data, bytes | bytearray | memoryview) else data
+        length = sum(memoryview(part).nbytes for part in parts)
+        if self._folder is not None and length > LIMIT:
+            try:
+                return self._put(parts, length)
+            except OSError as error:
+                log.warning("%s: a value of %d bytes goes through the server: %s", self._folder, length, error)
+        stored = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
+        return _DATA + stored if stored.startswith((_FILE, _DATA)) else stored
+
+    def link(self, stored: bytes) -> bytes:
+        """Return another reference to a stored value, for another place in Redis.
+
+        Raises:
+            Gone: its file is not there any more.
+        """
+        if not is_reference(stored):
+            return stored
+        reference = _parsed(stored)
+        if self._folder is None:
+            return self.store(read(stored))
+        while True:
+            path = self._next()
+            try:
+                os.link(reference.path, path)
+                return self._took(path, reference.size)
+            except FileNotFoundError:
+                if not reference.path.exists():
+                    raise Gone(f"{reference.path} is not there any more") from None
+
+    def replaced(self, *stored: bytes | None) -> None:
+        """Say which stored values this transaction has taken out of Redis; their files are unlinked at its end."""
+        self._replaced += [each for each in stored if each and is_reference(each)]
+
+    def _put(self, parts: Sequence[Buffer], length: int) -> bytes:
+        while True:
+            path = self._next()
+            try:
+                tmpfs.write(path, parts)
+                return self._took(path, length)
+            except FileNotFoundError:
+                pass  # another process removed the folder, which was empty
+
+    def _next(self) -> Path:
+        assert self._folder is not None and self._mark is not None
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        return self._folder / self._mark.new_name()
+
+    def _took(self, path: Path, length: int) -> bytes:
+        self._new.append(path)
+        words = (socket.gethostname(), os.getuid(), path.parts[-3], path.parts[-2], path.name, length)
+        return _FILE + "/".join(map(str, words)).encode()
+
+
+def _references(connection: Connection, key: str) -> Iterator[bytes]:
+    """Yield the references that a hash or a stream holds.
+
+    Redis: TYPE, HVALS or XRANGE.
+    """
+    kind = connection.ask("TYPE", key)
+    values: Iterable[Any] = ()
+    if kind == b"hash":
+        values = connection.ask("HVALS", key)
+    elif kind == b"stream":
+        values = itertools.chain.from_iterable(fields[1::2] for _, fields in _entries(connection, key))
+    return (value for value in values if is_reference(value) and _is_ours(value))
+
+
+def _entries(connection: Connection, key: str) -> Iterator[Any]:
+    first = "-"
+    while entries := connection.ask("XRANGE", key, first, "+", "COUNT", _PAGE):
+        yield from entries
+        first = f"({entries[-1][0].decode()}"
+
+
+def _is_ours(stored: bytes) -> bool:
+    try:
+        return _parsed(stored).uid == os.getuid()
+    except DecodeError:
+        return False
+
+
+def _remove_if_empty(place: Path) -> None:
+    try:
+        place.rmdir()
+    except OSError:
+        pass  # it is in use, or another process removed it
+
+
+def _is_deserted(place: Path) -> bool:
+    """Tell whether the server of a folder can't come back: its data are gone, and no program of it lives."""
+    try:
+        _, data = (place / "server").read_text().splitlines()
+    except (OSError, ValueError):
+        return False  # it is just being made, or none of ours
+    return not Path(data).exists() and not data.startswith(_VOLATILE) and not tmpfs.living(place)
