@@ -277,12 +277,22 @@ class Handler:
 
         Redis: MULTI, HSET and XADD for each record, EXEC.
         """
+        return self.attempt(self.dd.flush)
+
+    def attempt(self, send: Callable[[], object]) -> bool:
+        """Do something with the server; return False, and go on, while it is away.
+
+        Args:
+            send: does it, with time-outs of its own; it is not called while the server is left alone.
+
+        Redis: what `send` does.
+        """
         begin = time.monotonic()
         if begin < self._retry_at:
             self._unsent += 1
             return False
         try:
-            self.dd.flush()
+            send()
         except ServerError as error:
             self._unsent += 1
             self._went_away(error, begin)
@@ -347,8 +357,12 @@ class Handler:
         self._unsent = 0
 
 
-def needs(module: str) -> Any:
+def needs(module: str, extra: str = "hardware") -> Any:
     """Import a module that only some devices need.
+
+    Args:
+        module: its name.
+        extra: the extra of the package that installs it.
 
     Raises:
         ModuleNotFoundError: it is not installed; the message says how to.
@@ -358,7 +372,7 @@ def needs(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        remedy = "pip install 'shareddata[hardware]'"
+        remedy = f"pip install 'shareddata[{extra}]'"
         raise ModuleNotFoundError(f"this device needs {module}, which is not installed: {remedy}") from error
 
 
