@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from shareddata import tmpfs
+from shareddata.address import Address
 from shareddata.connection import Connection
 from shareddata.errors import DecodeError, ServerError, ServerRefused, ServerSetupError, SharedDataError
 from shareddata.memory import SharedMemory
@@ -45,11 +46,13 @@ _KEY_LONGEST = 240  # bytes of a folder's name; the system's limit is 255
 _PAGE = 100  # entries of a stream looked through at once
 _VOLATILE = ("/run/", "/var/run/")  # folders that the system removes while a server is stopped
 
-_uncertain: list[tuple[str, Path]] = []  # keys and files of this process, of changes whose outcome is unknown
+_flying: set[Path] = set()  # files of this process whose transactions are not over
+_uncertain: set[Path] = set()  # folders of keys in which this process left a transaction of unknown outcome
 _swept: set[Path] = set()
 
 
 def _forget_in_child() -> None:
+    _flying.clear()
     _uncertain.clear()
 
 
@@ -146,23 +149,23 @@ def _parsed(stored: Buffer) -> _Reference:
     return _Reference(host, int(uid), server, key, file, int(length))
 
 
-def folder(shm: SharedMemory) -> Path | None:
+def folder(address: Address) -> Path | None:
     """Return where this user's large values of a server are; None where values go through the server."""
-    path = shm.address.socket_path
-    if path is None:
+    if address.socket_path is None:
         return None
-    name = hashlib.sha256(os.fsencode(path) + b"/%d" % shm.address.database).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(address.socket_path) + b"/%d" % address.database).hexdigest()[:16]
     return tmpfs.root() / "large" / name
 
 
-def forget(shm: SharedMemory) -> None:
+def forget(address: Address) -> None:
     """Remove all large values of a server that will not be used again, such as one of a demonstration.
 
     Redis: none.
     """
-    place = folder(shm)
+    place = folder(address)
     if place is not None:
         shutil.rmtree(place, ignore_errors=True)
+        tmpfs.unmark(place)
         _swept.discard(place)
 
 
@@ -180,24 +183,19 @@ class LargeValues:
 
     def __init__(self, shm: SharedMemory) -> None:
         self._shm = shm
-        self._folder = folder(shm)
+        self._folder = folder(shm.address)
         self.by_reference = self._folder is not None
 
-    def change(self, key: str) -> "Change":
-        """Return the context of one transaction that puts values into a hash or a stream, or takes some out.
-
-        Args:
-            key: of the hash or stream.
+    def change(self) -> "Change":
+        """Return the context of one transaction that puts values into Redis, or takes some out.
 
         Redis: at a process's first change, and after one of unknown outcome, as `sweep`.
         """
-        if self._folder is None or len(os.fsencode(quote(key, safe="~"))) > _KEY_LONGEST:
-            return Change(key, None)
-        if self._folder not in _swept:
+        if self._folder is not None and self._folder not in _swept:
             self._begin(self._folder)
         if _uncertain:
             self._settle()
-        return Change(key, self._folder)
+        return Change(self._folder)
 
     def _begin(self, place: Path) -> None:
         """Make the folder, and remove what was left behind in it before this process was started."""
@@ -222,14 +220,14 @@ class LargeValues:
         return self._unlink_unused((unquote(path.parent.name), path) for path in tmpfs.abandoned(self._folder))
 
     def _settle(self) -> None:
-        """Find out about changes of this process whose outcome was unknown."""
-        waiting = [item for item in _uncertain if self._folder in item[1].parents]
+        """Unlink what this process's changes of unknown outcome have left: their files, or those that they replaced."""
+        places = {place for place in _uncertain if place.parent == self._folder}
         try:
-            self._unlink_unused(waiting)
+            self._unlink_unused(_landed(places))
+            self.sweep()
         except ServerError:
             return  # the change that follows tells
-        for item in waiting:
-            _uncertain.remove(item)
+        _uncertain.difference_update(places)
 
     def _unlink_unused(self, files: Iterable[tuple[str, Path]]) -> int:
         """Unlink those files that Redis does not refer to.
@@ -267,10 +265,9 @@ class Change:
     When it ends in an exception the new files stay until it is known whether the server applied the transaction.
     """
 
-    def __init__(self, key: str, place: Path | None) -> None:
-        self._key = key
-        self._folder = place / quote(key, safe="~") if place else None
-        self._mark = tmpfs.mark(place) if place else None
+    def __init__(self, place: Path | None) -> None:
+        self._folder = place
+        self._keys: set[str] = set()
         self._new: list[Path] = []
         self._replaced: list[bytes] = []
 
@@ -278,19 +275,21 @@ class Change:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        _flying.difference_update(self._new)
         if kind is not None:
-            _uncertain.extend((self._key, path) for path in self._new)
+            places = [self._place(key) for key in self._keys]
+            _uncertain.update(place for place in places if place and place.exists())
             return
         for stored in self._replaced:
-            path = _parsed(stored).path
-            path.unlink(missing_ok=True)
-            if path.parent != self._folder:
-                _remove_if_empty(path.parent)
+            _parsed(stored).path.unlink(missing_ok=True)
+        for place in {_parsed(stored).path.parent for stored in self._replaced}:
+            _remove_if_empty(place)
 
-    def store(self, data: Buffer | Sequence[Buffer]) -> bytes:
+    def store(self, key: str, data: Buffer | Sequence[Buffer]) -> bytes:
         """Return what goes into Redis for a value: the value, or a reference to a new file that holds it.
 
         Args:
+            key: of the hash or stream that it goes into: there it is looked for before the file is ever swept.
             data: the value's bytes, in one piece or several.
 
         Raises:
@@ -298,30 +297,36 @@ class Change:
         """
         parts = [data] if isinstance(data, bytes | bytearray | memoryview) else data
         length = sum(memoryview(part).nbytes for part in parts)
-        if self._folder is not None and length > LIMIT:
+        self._keys.add(key)
+        if length > LIMIT and (place := self._place(key)):
             try:
-                return self._put(parts, length)
+                return self._put(place, parts, length)
             except OSError as error:
                 log.warning("%s: a value of %d bytes goes through the server: %s", self._folder, length, error)
         stored = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
         return _DATA + stored if stored.startswith((_FILE, _DATA)) else stored
 
-    def link(self, stored: bytes) -> bytes:
+    def link(self, key: str, stored: bytes) -> bytes:
         """Return another reference to a stored value, for another place in Redis.
+
+        Args:
+            key: of the hash or stream that it goes into.
+            stored: the value, or a reference.
 
         Raises:
             Gone: its file is not there any more.
         """
+        self._keys.add(key)
         if not is_reference(stored):
             return stored
-        reference = _parsed(stored)
-        if self._folder is None:
-            return self.store(read(stored))
+        reference, place = _parsed(stored), self._place(key)
+        if place is None:
+            return self.store(key, read(stored))
         while True:
-            path = self._next()
+            path = self._next(place)
             try:
                 os.link(reference.path, path)
-                return self._took(path, reference.size)
+                return self._reference(path, reference.size)
             except FileNotFoundError:
                 if not reference.path.exists():
                     raise Gone(f"{reference.path} is not there any more") from None
@@ -330,24 +335,42 @@ class Change:
         """Say which stored values this transaction has taken out of Redis; their files are unlinked at its end."""
         self._replaced += [each for each in stored if each and is_reference(each)]
 
-    def _put(self, parts: Sequence[Buffer], length: int) -> bytes:
+    def _place(self, key: str) -> Path | None:
+        """Return the folder of a key's files; None where its values go through the server."""
+        name = quote(key, safe="~")
+        return self._folder / name if self._folder and len(name) <= _KEY_LONGEST else None
+
+    def _put(self, place: Path, parts: Sequence[Buffer], length: int) -> bytes:
         while True:
-            path = self._next()
+            path = self._next(place)
             try:
                 tmpfs.write(path, parts)
-                return self._took(path, length)
+                return self._reference(path, length)
             except FileNotFoundError:
                 pass  # another process removed the folder, which was empty
 
-    def _next(self) -> Path:
-        assert self._folder is not None and self._mark is not None
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        return self._folder / self._mark.new_name()
-
-    def _took(self, path: Path, length: int) -> bytes:
+    def _next(self, place: Path) -> Path:
+        """Return the path of a new file in a key's folder, which is made."""
+        place.mkdir(mode=0o700, exist_ok=True)
+        path = place / tmpfs.mark(place.parent).new_name()
+        _flying.add(path)
         self._new.append(path)
+        return path
+
+    @staticmethod
+    def _reference(path: Path, length: int) -> bytes:
+        """Return a reference to a file of this process."""
         words = (socket.gethostname(), os.getuid(), path.parts[-3], path.parts[-2], path.name, length)
         return _FILE + "/".join(map(str, words)).encode()
+
+
+def _landed(places: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """Yield key and path of this process's files in folders of keys, but for those whose transactions are not over."""
+    for place in places:
+        name = tmpfs.mark(place.parent).name
+        for path in place.glob(f"{name}.*"):
+            if path not in _flying:
+                yield unquote(place.name), path
 
 
 def _references(connection: Connection, key: str) -> Iterator[bytes]:

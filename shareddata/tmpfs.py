@@ -109,20 +109,22 @@ class Mark:
 
     Attributes:
         name: no other process has it.
+        path: its file, empty.
+        descriptor: what holds the lock.
     """
 
     def __init__(self, folder: Path) -> None:
         self.name = secrets.token_hex(6)
         self._numbers = itertools.count(1)
-        self._path = folder / _MARKS / self.name
-        self._path.parent.mkdir(mode=0o700, exist_ok=True)
+        self.path = folder / _MARKS / self.name
+        self.path.parent.mkdir(mode=0o700, exist_ok=True)
         self._process = os.getpid()
         while True:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            if os.fstat(self._descriptor).st_nlink:
+            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+            if os.fstat(self.descriptor).st_nlink:
                 break
-            os.close(self._descriptor)  # another process took it for a dead one's, before it was locked
+            os.close(self.descriptor)  # another process took it for a dead one's, before it was locked
 
     def __repr__(self) -> str:
         return f"<Mark {self.name} of process {self._process}>"
@@ -140,7 +142,7 @@ def _forget_in_child() -> None:
     global _lock
     _lock = threading.Lock()
     for mark in _marks.values():
-        os.close(mark._descriptor)  # the lock stays with the parent
+        os.close(mark.descriptor)  # the lock stays with the parent
     _marks.clear()
 
 
@@ -153,6 +155,14 @@ def mark(folder: Path) -> Mark:
         if folder not in _marks:
             _marks[folder] = Mark(folder)
         return _marks[folder]
+
+
+def unmark(folder: Path) -> None:
+    """Give this process's mark in a folder up, when nothing is written there any more."""
+    with _lock:
+        if (given := _marks.pop(folder, None)) is not None:
+            os.close(given.descriptor)
+            given.path.unlink(missing_ok=True)
 
 
 def abandoned(folder: Path) -> Iterator[Path]:

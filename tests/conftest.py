@@ -18,7 +18,8 @@ from leaks import Snapshot, set_mark
 from programs import Program
 from proxy import Proxy
 from servers import EXECUTABLES, OwnServer, empty, plain_client, short_folder
-from shareddata import SharedMemory
+from shareddata import SharedMemory, large
+from shareddata.address import Address
 from shareddata.server import Server
 from waiting import eventually as wait_until
 
@@ -88,6 +89,7 @@ def servers() -> Iterator[dict[str, Server]]:
     finally:
         for kind, server in running.items():
             server.stop()
+            large.forget(Address(server.url))
             shutil.rmtree(folders[kind])
 
 

@@ -19,6 +19,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from shareddata import large
+from shareddata.address import Address
 from shareddata.server import Server
 
 
@@ -127,6 +129,7 @@ class OwnServer:
     def close(self) -> None:
         """End the server, whatever state it is in, and remove its folder; a second time does nothing."""
         self.server.kill()
+        large.forget(Address(self.url))
         if self._own_folder and self.folder.exists():
             shutil.rmtree(self.folder)
 
@@ -137,7 +140,8 @@ def plain_client(url: str, **options: object) -> redis.Redis:
 
 
 def empty(url: str) -> None:
-    """Make a server as new: no keys, no notifications, no users but the default one, nobody paused."""
+    """Make a server as new: no keys, no large values, no notifications, no users but the default one, nobody paused."""
+    large.forget(Address(url))
     with plain_client(url) as client:
         client.execute_command("FLUSHALL", "SYNC")
         client.config_set("notify-keyspace-events", "")
