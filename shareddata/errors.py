@@ -10,6 +10,10 @@ The tree, each with the built-in that it also is:
       DecodeError (ValueError)          what is in Redis does not fit the description
       LogFormatError (ValueError)       a log of another shape
       WriterConflict                    a second writer stored into the log
+      FrameError (LookupError)          this frame cannot be had
+        NotYetWritten                         not yet: ask again
+        NoMoreFrames                          no more: the file was finished without it
+        NoSuchFrame                           never: beyond the greatest shape, or trimmed away
       ServerError
         ServerUnreachable (ConnectionError)   not there: a retry is reasonable
         ServerTimeout (TimeoutError)          silent: the outcome is unknown
@@ -53,6 +57,22 @@ class LogFormatError(SharedDataError, ValueError):
 
 class WriterConflict(SharedDataError):
     """Another program stores into the same log: this one can't any more."""
+
+
+class FrameError(SharedDataError, LookupError):
+    """A frame of a growing dataset cannot be had. Its subclasses say whether it ever can."""
+
+
+class NotYetWritten(FrameError):
+    """Not yet: nobody has written it so far, and somebody still may."""
+
+
+class NoMoreFrames(FrameError):
+    """No more: the file was finished without it."""
+
+
+class NoSuchFrame(FrameError):
+    """Never: no dataset of this shape can hold it, or it was trimmed away."""
 
 
 class ServerError(SharedDataError):
