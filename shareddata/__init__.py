@@ -14,6 +14,7 @@ from shareddata.datadict import DataDict
 from shareddata.errors import (
     DecodeError,
     DescriptionError,
+    EventsFull,
     FieldError,
     FrameError,
     LogFormatError,
@@ -27,6 +28,7 @@ from shareddata.errors import (
     ServerTimeout,
     ServerUnreachable,
     SharedDataError,
+    TemplateError,
     UnknownData,
     WriterConflict,
 )
@@ -44,6 +46,7 @@ __all__ = [
     "Datadict",
     "DecodeError",
     "DescriptionError",
+    "EventsFull",
     "Field",
     "FieldError",
     "Fifo",
@@ -65,6 +68,7 @@ __all__ = [
     "SharedMemory",
     "TSLog",
     "TSReader",
+    "TemplateError",
     "UnknownData",
     "WriterConflict",
 ]

@@ -14,10 +14,12 @@ The tree, each with the built-in that it also is:
         NotYetWritten                         not yet: ask again
         NoMoreFrames                          no more: the file was finished without it
         NoSuchFrame                           never: beyond the greatest shape, or trimmed away
+      TemplateError (ValueError)        a file name cannot be made, or leaves its root
       ServerError
         ServerUnreachable (ConnectionError)   not there: a retry is reasonable
         ServerTimeout (TimeoutError)          silent: the outcome is unknown
         ServerRefused                         it said no: rights, memory, read-only, wrong type
+          EventsFull                          too many events wait for an archiver; nothing was written
         ServerSetupError                      it answers, but is set up wrongly
 
 This module must not know any other. Invariants:
@@ -75,6 +77,10 @@ class NoSuchFrame(FrameError):
     """Never: no dataset of this shape can hold it, or it was trimmed away."""
 
 
+class TemplateError(SharedDataError, ValueError):
+    """A file name cannot be made from an event's metadata, or would lead out of its root. Nothing was written."""
+
+
 class ServerError(SharedDataError):
     """The server could not do what was asked.
 
@@ -97,6 +103,10 @@ class ServerTimeout(ServerError, TimeoutError):
 
 class ServerRefused(ServerError):
     """The server said no: rights, memory, read-only, a key of the wrong type."""
+
+
+class EventsFull(ServerRefused):
+    """Too many events wait for an archiver that has not taken them. Nothing was written."""
 
 
 class ServerSetupError(ServerError):

@@ -41,14 +41,18 @@ def check_name(name: str, what: str = "record") -> str:
     return name
 
 
-def check_log_name(name: str) -> str:
+def check_log_name(name: str, what: str = "log") -> str:
     """Return a name that a log may have: a record's, or several joined by slashes.
+
+    Args:
+        name: the name of a log, of a source of events or of an archiver.
+        what: which of them, for the message.
 
     Raises:
         DescriptionError: for anything else.
     """
     if not isinstance(name, str) or not _LOG_NAME.fullmatch(name):
-        raise DescriptionError(f"log name {name!r}: use letters, digits, '_', '.', '-' and '/' only, at least one")
+        raise DescriptionError(f"{what} name {name!r}: use letters, digits, '_', '.', '-' and '/' only, at least one")
     return name
 
 
@@ -89,6 +93,18 @@ class Names:
     def forwarded(self, identity: str) -> str:
         """Return the key of the hash that says, at a destination, how far a source was forwarded to it."""
         return f"{self.prefix}shareddata:forwarded:{identity}"
+
+    def events(self) -> str:
+        """Return the key of the set that says of whom there are events: `SOURCE:EVENT`."""
+        return f"{self.prefix}shareddata:events"
+
+    def event(self, source: str, event: str) -> str:
+        """Return the key of the stream of one source's events; what belongs to it has this key as its beginning."""
+        return f"{self.prefix}event:{check_log_name(source, 'source')}:{check_name(event, 'event')}"
+
+    def archiver(self, name: str) -> str:
+        """Return the key of the hash in which an archiver notes which file each event gets."""
+        return f"{self.prefix}shareddata:archiver:{check_log_name(name, 'archiver')}"
 
     def flag(self, name: str) -> str:
         """Return the key of a ready flag (the value of the environment variable given with `-i`)."""
