@@ -162,6 +162,56 @@ def test_without_room_a_value_goes_through_the_server(
     assert "goes through the server" in caplog.text
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
+def test_another_user_is_told_why_a_value_cannot_be_read(shm: SharedMemory, program: Callable[..., Program]) -> None:
+    stored = put(shm, LargeValues(shm), BIG)
+    other = program(
+        """
+        from shareddata import large
+        os.setgroups([]), os.setgid(65534), os.setuid(65534)
+        try:
+            large.read(os.fsencode(sys.argv[1]))
+        except ServerSetupError as error:
+            say(error)
+        """,
+        os.fsdecode(stored),
+    )
+    said = other.line()
+    assert "only user 0" in said and "redis://" in said
+
+
+READER = """
+    from shareddata import large
+    shm = SharedMemory(url=sys.argv[1])
+    connection, seen, again = shm.connect(), set(), 0
+    while True:
+        stored = connection.ask("HGET", "k", "f")
+        try:
+            view = large.read(stored)
+        except large.Gone:
+            again += 1
+            continue
+        first, last = view[0], view[-1]
+        assert bytes(view) == bytes([first]) * len(view), (first, last)
+        seen.add(first)
+        if len(seen) > 200:
+            say("whole", again)
+            break
+"""
+
+
+def test_readers_see_whole_values_while_they_are_replaced(shm: SharedMemory, program: Callable[..., Program]) -> None:
+    values = LargeValues(shm)
+    put(shm, values, b"0" * 100_000)
+    readers = [program(READER, shm.url) for _ in range(2)]
+    number = 0
+    while any(reader.process.poll() is None for reader in readers) and number < 200_000:
+        number += 1
+        put(shm, values, bytes([number % 256]) * 100_000)
+    assert [reader.line().split()[0] for reader in readers] == ["whole"] * 2
+    assert len(files(shm)) == 1
+
+
 # -- what is left behind ----------------------------------------------------------------------------------------------
 
 KILLED = """
