@@ -5,8 +5,8 @@ know what values mean or which commands carry them. Invariants:
 
 1. Each reference has a file of its own (a second one to the same bytes is a hard link): whoever takes a reference out
    of Redis unlinks exactly that file.
-2. A file is there before its reference is in Redis, and is unlinked only after its reference is out of Redis.
-3. Who has opened a file keeps it: unlinking does not touch a mapping.
+2. A file is there before its reference is in Redis, and loses its name only after its reference is out of Redis.
+3. A value is copied out of its file, and counts if the file then still has its name: what was read is whole.
 4. Files that were left behind, by killed programs or by writes of unknown outcome, are found by comparing with Redis:
    see `sweep`. Files of a living process are never swept by another one.
 
@@ -86,8 +86,8 @@ def size(stored: Buffer) -> int:
     return _parsed(stored).size if is_reference(stored) else len(stored)
 
 
-def read(stored: bytes) -> bytes | memoryview:
-    """Return a stored value: the bytes themselves, or a read-only view of its file, without a copy.
+def read(stored: bytes) -> bytes:
+    """Return a stored value: the bytes themselves, or what its file holds.
 
     Raises:
         Gone: its file is not there any more.
@@ -96,15 +96,13 @@ def read(stored: bytes) -> bytes | memoryview:
 
     Redis: none.
     """
-    if not stored.startswith(b"@"):
+    if not stored.startswith((_FILE, _DATA)):
         return stored
     if stored.startswith(_DATA):
         return stored[len(_DATA) :]
-    if not stored.startswith(_FILE):
-        return stored
     reference = _parsed(stored)
     try:
-        view = tmpfs.mapped(reference.path)
+        data = tmpfs.read(reference.path, reference.size)
     except FileNotFoundError:
         raise Gone(f"{reference.path} is not there any more") from None
     except PermissionError:
@@ -112,11 +110,11 @@ def read(stored: bytes) -> bytes | memoryview:
             f"the value is in {reference.path}, which only user {reference.uid} of {reference.host} may read: run the "
             "programs as one user, or let the writer use a redis:// address: values then go through the server"
         ) from None
-    if len(view) != reference.size:
+    if len(data) != reference.size:
         raise DecodeError(
-            f"{reference.path}: found {len(view)} bytes, expected {reference.size}: another program changed it"
+            f"{reference.path}: found {len(data)} bytes, expected {reference.size}: another program changed it"
         )
-    return view
+    return data
 
 
 def lost(stored: bytes, what: str) -> SharedDataError:
@@ -165,7 +163,7 @@ def forget(address: Address) -> None:
     place = folder(address)
     if place is not None:
         shutil.rmtree(place, ignore_errors=True)
-        tmpfs.unmark(place)
+        tmpfs.end_writing(place)
         _swept.discard(place)
 
 
@@ -201,7 +199,7 @@ class LargeValues:
         """Make the folder, and remove what was left behind in it before this process was started."""
         tmpfs.make(f"large/{place.name}")
         (place / "server").write_text(f"{self._shm.address.socket_path}\n{self._shm.address.folder}\n")
-        tmpfs.mark(place)
+        tmpfs.writer(place)
         _swept.add(place)
         self.sweep()
         for sibling in place.parent.iterdir():
@@ -281,9 +279,7 @@ class Change:
             _uncertain.update(place for place in places if place and place.exists())
             return
         for stored in self._replaced:
-            _parsed(stored).path.unlink(missing_ok=True)
-        for place in {_parsed(stored).path.parent for stored in self._replaced}:
-            _remove_if_empty(place)
+            _give_back(_parsed(stored).path)
 
     def store(self, key: str, data: Buffer | Sequence[Buffer]) -> bytes:
         """Return what goes into Redis for a value: the value, or a reference to a new file that holds it.
@@ -344,7 +340,7 @@ class Change:
         while True:
             path = self._next(place)
             try:
-                tmpfs.write(path, parts)
+                tmpfs.writer(place.parent).write(path, parts, length)
                 return self._reference(path, length)
             except FileNotFoundError:
                 pass  # another process removed the folder, which was empty
@@ -352,7 +348,7 @@ class Change:
     def _next(self, place: Path) -> Path:
         """Return the path of a new file in a key's folder, which is made."""
         place.mkdir(mode=0o700, exist_ok=True)
-        path = place / tmpfs.mark(place.parent).new_name()
+        path = place / tmpfs.writer(place.parent).new_name()
         _flying.add(path)
         self._new.append(path)
         return path
@@ -364,10 +360,19 @@ class Change:
         return _FILE + "/".join(map(str, words)).encode()
 
 
+def _give_back(path: Path) -> None:
+    """Take a file's name away, whoever wrote it."""
+    if path.parent.parent in _swept:
+        tmpfs.writer(path.parent.parent).give_back(path)
+    else:
+        path.unlink(missing_ok=True)
+    _remove_if_empty(path.parent)
+
+
 def _landed(places: Iterable[Path]) -> Iterator[tuple[str, Path]]:
     """Yield key and path of this process's files in folders of keys, but for those whose transactions are not over."""
     for place in places:
-        name = tmpfs.mark(place.parent).name
+        name = tmpfs.writer(place.parent).name
         for path in place.glob(f"{name}.*"):
             if path not in _flying:
                 yield unquote(place.name), path
