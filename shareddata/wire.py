@@ -31,8 +31,8 @@ def pack(*args: str | bytes | int | float) -> bytes:
     return b"*%d\r\n" % len(args) + b"".join(bulk(a if isinstance(a, str | bytes) else repr(a)) for a in args)
 
 
-def transaction(commands: Sequence[bytes]) -> bytes:
-    """Return commands in one MULTI/EXEC."""
+def transaction(commands: Sequence[bytes | bytearray | memoryview]) -> bytes:
+    """Return commands in one MULTI/EXEC. A command may be in several pieces, so that large values are copied once."""
     return b"".join((_MULTI, *commands, _EXEC))
 
 
