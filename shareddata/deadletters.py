@@ -1,0 +1,98 @@
+"""Dead letters: events that could not be archived, whole, in a folder, until somebody has mended the cause.
+
+It knows the files of that folder. It must not know archivers, servers or why an event failed beyond a text. Invariants:
+
+1. A letter holds all of its event: source, event, id, payload, metadata; and what went wrong.
+2. An event has one letter, however often it fails.
+3. A letter is removed only after its event was archived.
+
+A letter is one CBOR value, a dictionary, in a file `SOURCE_EVENT_ID.letter`.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shareddata import cbor
+from shareddata.errors import DecodeError
+from shareddata.wholefile import Draft
+
+
+def usual_folder() -> Path:
+    """Return the folder of dead letters where none is named: below $XDG_STATE_HOME, else ~/.local/state."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "shareddata" / "dead-letters"
+
+
+@dataclass(frozen=True)
+class Letter:
+    """An event that could not be archived.
+
+    Attributes:
+        archiver: which archiver could not.
+        identity: what the event is called: `SOURCE:EVENT:ID`.
+        source: who emitted it.
+        metadata: what it is about, without the archiver's defaults.
+        payload: its data.
+        error: what went wrong.
+    """
+
+    archiver: str
+    identity: str
+    source: str
+    metadata: dict[str, Any]
+    payload: Any
+    error: str
+
+    def write(self, folder: Path) -> Path:
+        """Write it whole; one that is there for the same event is replaced.
+
+        Returns:
+            The file.
+
+        Raises:
+            OSError: the folder cannot be written.
+            TypeError, ValueError: the payload or the metadata cannot be written as CBOR.
+        """
+        path = path_of(folder, self.archiver, self.identity)
+        parts = cbor.encode(vars(self))
+        with Draft("/", str(path), lambda file: file.writelines(parts), self.identity, again=True) as draft:
+            draft.replace(str(path))
+        return path
+
+
+def path_of(folder: Path, archiver: str, identity: str) -> Path:
+    """Return the file of an event's letter."""
+    safe = re.sub(r"[^A-Za-z0-9.-]", "_", identity)[:180]
+    mark = hashlib.sha256(f"{archiver} {identity}".encode()).hexdigest()[:8]
+    return folder.absolute() / f"{safe}-{mark}.letter"
+
+
+def read(path: Path) -> Letter:
+    """Return what a letter's file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        DecodeError: it is no letter.
+    """
+    try:
+        return Letter(**cbor.decode(path.read_bytes()))
+    except (TypeError, ValueError) as error:
+        raise DecodeError(f"{path}: no dead letter: {error}") from None
+
+
+def letters(folder: Path, archiver: str) -> Iterator[tuple[Path, Letter]]:
+    """Yield an archiver's letters, the oldest first.
+
+    Raises:
+        OSError: one cannot be read.
+        DecodeError: one is no letter.
+    """
+    for path in sorted(folder.glob("*.letter"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
+        letter = read(path)
+        if letter.archiver == archiver:
+            yield path, letter
