@@ -1,0 +1,547 @@
+"""Reading a sensor: values that are always live, watchdogs that hear every write, snapshots.
+
+It knows what a reader's program asks for. It must not know how values are written, or commands. Invariants:
+
+1. Each attribute and each call of `get_data` asks the server: nothing is remembered. What is returned is whole: of one
+   write, or of one pack.
+2. A watchdog hears every write of its value from when it was attached until it is disabled, in order.
+3. `start_write` makes one snapshot of each pack from when it was called until `stop_watchdog`.
+"""
+
+import io
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from shareddata import cbor, large, memory, snapshots, tree
+from shareddata.errors import DecodeError, FieldError, SensorNotInitializedError
+from shareddata.hearing import Hearing
+from shareddata.memory import SharedMemory
+from shareddata.sensorstore import MEASUREMENT, METADATA, Packed, SensorStore, decoded, packed_of, registered
+
+log = logging.getLogger("shareddata")
+
+Callback = Callable[[Any], object]
+
+_AGAIN = 1.0  # seconds after which a snapshot that could not be written is tried again
+_TRIES = 50  # of reading a large value that is replaced meanwhile
+
+
+class SensorReader:
+    """A sensor, to be read. Each of its values is an attribute: `reader.number` is what it is now.
+
+    Blanks and dots in a value's name are underscores in the attribute's. Names of methods, and what is nested, are had
+    by `get_data`. Arrays are read-only.
+
+    Args:
+        directory: where the sensor's writer put it.
+        filename: the sensor's name in it; a number counts the sensors of the directory in order of their creation; None
+            is the first one that is still there.
+        shm: the shared memory; the default address if None.
+        sensor_name: what snapshots are named after; the filename with underscores for blanks if None.
+        data_dir: where `start_write` writes, if it is not told.
+
+    Attributes:
+        filename: the sensor's name in its directory.
+        sensor_name: what snapshots are named after.
+        attributes: the names of the attributes that there were when the reader was made, or at `update_attributes`.
+
+    Raises:
+        SensorNotInitializedError: there is no such sensor, or nothing was written yet.
+
+    A reader may be shared by threads. It is a context manager.
+
+    Redis: ZRANGE, HKEYS; SMEMBERS.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        filename: str | int | None = None,
+        shm: SharedMemory | None = None,
+        *,
+        sensor_name: str | None = None,
+        data_dir: str = "collected_data",
+    ) -> None:
+        self._shm = memory.default(shm)
+        self._lock = threading.RLock()
+        self._callbacks: dict[str, list[Callback]] = {}
+        self._watch: Hearing | None = None
+        self._writing: _Writing | None = None
+        self._missed = 0
+        self.data_dir = data_dir
+        path = self._chosen(directory, filename)
+        self._store, self._under = self._located(path)
+        top = tree.sensor_name(directory, ".")
+        self.filename = path.removeprefix(top).lstrip("/") or "."
+        self.sensor_name = (sensor_name or path[path.rfind("/") + 1 :]).replace(" ", "_").replace("/", "_")
+        self.attributes: list[str] = []
+        self.update_attributes()
+        self._shm.attach(self)
+
+    def __repr__(self) -> str:
+        return f"<SensorReader {self._store.name}{'/' + self._under if self._under else ''} at {self._shm.url}>"
+
+    def __enter__(self) -> "SensorReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End watchdogs and snapshots, which still take what was written before this call; close the connection."""
+        with self._lock:
+            names = list(self._callbacks)
+        try:
+            for name in names:
+                self.disable_watchdog(name)
+        finally:
+            try:
+                self.stop_watchdog()
+            finally:
+                self._store.close()
+
+    @property
+    def missed(self) -> int:
+        """How many writes and packs were dropped before the watchdogs, or `start_write`, could take them."""
+        current = [each.missed for each in (self._watch, self._writing and self._writing.hearing) if each]
+        return self._missed + sum(current)
+
+    # -- finding --------------------------------------------------------------------------------------------------
+
+    def _chosen(self, directory: str, filename: str | int | None) -> str:
+        """Return the name of the sensor that is meant.
+
+        Redis: ZRANGE.
+        """
+        if isinstance(filename, str):
+            return tree.sensor_name(directory, filename)
+        top = tree.sensor_name(directory, ".")
+        if filename is not None and (isinstance(filename, bool) or not isinstance(filename, int)):
+            raise FieldError(f"sensor {directory}: {filename!r} is no name and no number")
+        found = tree.below(registered(self._shm), top)
+        try:
+            return found[filename or 0]
+        except IndexError:
+            raise self._nothing(top, f"{len(found)} sensors" if found else "no sensor") from None
+
+    def _located(self, path: str) -> tuple[SensorStore, str]:
+        """Return the sensor of a name, or the one that has values below it, and how these begin.
+
+        Redis: HKEYS.
+        """
+        for name in (path, *reversed(list(tree.ancestors(path)))):
+            store = SensorStore(self._shm, name)
+            under = path[len(name) + 1 :]
+            names = store.names()
+            if any(each.startswith(under + "/") for each in names) if under else names:
+                return store, under
+            store.close()
+        raise self._nothing(path, "no value")
+
+    def _nothing(self, name: str, found: str) -> SensorNotInitializedError:
+        known = registered(self._shm)
+        return SensorNotInitializedError(
+            f"sensor {name} at {self._shm.url}: found {found}: its writer has to write something first"
+            f"{tree.near(name, known)}"
+        )
+
+    # -- values ---------------------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the value that an attribute stands for, as it is now.
+
+        Raises:
+            AttributeError: there is no such value.
+
+        Redis: HGET; HKEYS for names with blanks or dots.
+        """
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        try:
+            if name in (MEASUREMENT, METADATA):
+                return self._packed(name)
+            return self._value(name)
+        except SensorNotInitializedError as error:
+            known = tree.nest(dict.fromkeys(self._names()))
+            actual = next((each for each in known if _attribute(each) == name), None)
+            if actual is None:
+                raise AttributeError(str(error), name=name, obj=self) from None
+            return self._value(actual)
+
+    def get_data(self, name: str = "") -> Any:
+        """Return a value as it is now; without a name all of them, as of one moment.
+
+        Args:
+            name: of a value, or of a nested dictionary, or of a value in one (`outer/inner`); `measurement` and
+                `metadata`, also with `.zip`, are what was packed last.
+
+        Raises:
+            SensorNotInitializedError: there is none.
+            DecodeError: another program wrote something else there.
+
+        Redis: HGET; HGETALL; XREVRANGE.
+        """
+        name = tree.value_name(name, self._store.name) if name else ""
+        if name.endswith(".zip"):
+            return self._packed(name.removesuffix(".zip"))
+        try:
+            return self._value(name)
+        except SensorNotInitializedError:
+            if name not in (MEASUREMENT, METADATA):
+                raise
+            return self._packed(name)
+
+    get_value = get_data
+
+    def get_binary(self, name: str) -> bytes:
+        """Return a value undecoded: CBOR; of `measurement` and `metadata` a zip file.
+
+        Args:
+            name: see `get_data`.
+
+        Raises:
+            SensorNotInitializedError: there is none.
+
+        Redis: HGET; XREVRANGE.
+        """
+        name = tree.value_name(name, self._store.name)
+        if name.endswith(".zip") or name in (MEASUREMENT, METADATA):
+            packed, values = self._whole_pack(name.removesuffix(".zip"))
+            file = io.BytesIO()
+            snapshots.write_zip(file, values, packed.milliseconds, snapshots.DEFLATE_LEVEL if packed.deflated else 0)
+            return file.getvalue()
+        found = self._read(name, large.read)
+        if list(found) == [self._full(name)]:
+            return bytes(found[self._full(name)])
+        return b"".join(cbor.encode(self._value(name)))
+
+    def update_attributes(self) -> None:
+        """Look again which values there are, for `attributes`; reading them does not need it.
+
+        Redis: HKEYS, SMEMBERS.
+        """
+        names = tree.nest(dict.fromkeys(self._names()))
+        packs = [name for name in self._store.zipnames() if name in (MEASUREMENT, METADATA) and not self._under]
+        self.attributes = [*dict.fromkeys(map(_attribute, names)), "attributes", *packs]
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.attributes})
+
+    def _full(self, name: str) -> str:
+        return "/".join(part for part in (self._under, name) if part)
+
+    def _names(self) -> list[str]:
+        """Return the names of the values, as this reader calls them."""
+        start = len(self._under) + 1 if self._under else 0
+        return [name[start:] for name in self._store.names() if not start or name.startswith(self._under + "/")]
+
+    def _value(self, name: str) -> Any:
+        return self._nested(self._read(name, None), name)
+
+    def _nested(self, values: Mapping[str, Any], name: str) -> Any:
+        try:
+            return tree.nest(values, self._full(name))
+        except ValueError as error:
+            raise DecodeError(f"sensor {self._store.name}, value {error}: another program wrote it") from None
+
+    def _read(self, name: str, how: Callable[[bytes], bytes] | None) -> dict[str, Any]:
+        """Return values decoded, or as `how` reads them: one, or all below a name, as of one moment."""
+        full, before = self._full(name), None
+        for _ in range(_TRIES):
+            found = self._store.stored(full)
+            if not found:
+                raise SensorNotInitializedError(
+                    f"sensor {self._store.name} at {self._shm.url}: no value {name!r} was written"
+                    f"{tree.near(name, tree.nest(dict.fromkeys(self._names())))}"
+                )
+            try:
+                return {
+                    each: how(stored) if how else decoded(stored, f"sensor {self._store.name}, value {each!r}")
+                    for each, stored in found.items()
+                }
+            except large.Gone:
+                self._check_lost(found, before)
+                before = found
+        raise DecodeError(f"sensor {self._store.name}, value {name!r}: is replaced faster than it can be read")
+
+    def _check_lost(self, found: Mapping[str, bytes], before: Mapping[str, bytes] | None) -> None:
+        """Raise when a value whose file is not there is still the same that it was."""
+        for name, stored in found.items():
+            if before and before.get(name) == stored and large.is_reference(stored):
+                try:
+                    large.read(stored)
+                except large.Gone:
+                    raise large.lost(stored, f"sensor {self._store.name}, value {name!r}") from None
+
+    # -- what was packed ------------------------------------------------------------------------------------------
+
+    def _packed(self, zipname: str) -> Any:
+        values = self._whole_pack(zipname)[1]
+        return self._nested_pack(values)
+
+    def _nested_pack(self, values: Mapping[str, bytes]) -> Any:
+        what = f"sensor {self._store.name}, packed value"
+        return tree.nest({name: decoded(value, f"{what} {name!r}") for name, value in values.items()})
+
+    def _whole_pack(self, zipname: str) -> tuple[Packed, dict[str, bytes]]:
+        """Return what was packed last under a name, its values read.
+
+        Redis: XREVRANGE.
+        """
+        before: Packed | None = None
+        for _ in range(_TRIES):
+            packed = self._store.packed(zipname)
+            if packed is None:
+                raise SensorNotInitializedError(
+                    f"sensor {self._store.name} at {self._shm.url}: nothing was packed as {zipname!r}: its writer has "
+                    "to call pack_to_zip first"
+                )
+            try:
+                return packed, {name: large.read(stored) for name, stored in packed.values.items()}
+            except large.Gone:
+                self._check_lost(packed.values, before.values if before else None)
+                before = packed
+        raise DecodeError(f"sensor {self._store.name}: {zipname!r} is packed faster than it can be read")
+
+    def take_snapshot(self, path: str | os.PathLike[str], compresslevel: int = 0) -> bool:
+        """Write what was packed last into a zip file `<epoch ms>_<sensor name>.zip`; where nothing was, all values.
+
+        The time is that of the pack, by the server's clock; `_1`, `_2` are added where the name is taken.
+
+        Args:
+            path: the folder.
+            compresslevel: 0 as they are, 1 to 9 deflated.
+
+        Returns:
+            True: it is written, whole.
+
+        Raises:
+            OSError: it cannot be written.
+
+        Redis: XREVRANGE; MULTI, HGETALL, TIME, EXEC.
+        """
+        level = snapshots.check_level(compresslevel)
+        if not os.path.isdir(path):
+            raise FileNotFoundError(f"{os.fspath(path)}: there is no such folder: make it first")
+        try:
+            packed, values = self._whole_pack(MEASUREMENT)
+            milliseconds, deflated = packed.milliseconds, packed.deflated
+        except SensorNotInitializedError:
+            values, milliseconds = self._all_values()
+            deflated = False
+        snapshots.save(path, f"{milliseconds}_{self.sensor_name}", values, milliseconds, level, deflated)
+        return True
+
+    def _all_values(self) -> tuple[dict[str, bytes], int]:
+        before = None
+        start = len(self._under) + 1 if self._under else 0
+        for _ in range(_TRIES):
+            found, milliseconds = self._store.stored_at(self._under)
+            try:
+                return {name[start:]: large.read(stored) for name, stored in found.items()}, milliseconds
+            except large.Gone:
+                self._check_lost(found, before)
+                before = found
+        raise DecodeError(f"sensor {self._store.name}: its values are replaced faster than they can be read")
+
+    # -- watchdogs ------------------------------------------------------------------------------------------------
+
+    def attach_watchdog(self, name: str, callback: Callback) -> None:
+        """Call a function with each value that is written from now on, in order, in a thread.
+
+        All watchdogs of a reader share one thread: a slow function holds the others up. What it raises is logged, and
+        it is called again for the next value.
+
+        Args:
+            name: of a value, also one that was never written; of a nested dictionary: what of it was written; `.`: all.
+            callback: called with the value.
+
+        Raises:
+            ServerError: the server is away.
+
+        Redis: CLIENT ID; XINFO STREAM, XRANGE; in the thread XREAD.
+        """
+        full = self._full(tree.value_name(name, self._store.name))
+        subject = f"watchdogs of sensor {self._store.name}"
+        key = self._shm.keys.sensor_writes(self._store.name)
+        watch = self._watch
+        if watch is not None:
+            watch.settle()  # what was written before is not for the new one
+        with self._lock:
+            if self._watch is None:
+                self._watch = Hearing(self._shm, key, subject, self._heard, self._store.unblock)
+            self._callbacks.setdefault(full, []).append(callback)
+
+    def disable_watchdog(self, name: str) -> None:
+        """Call the functions of a value no more; what was written before this call they still get, before it returns.
+
+        Raises:
+            FieldError: there is no watchdog of this name.
+            ServerError: the server is away: what was written last may not have been heard.
+
+        Redis: CLIENT UNBLOCK; in the thread XINFO STREAM, XRANGE.
+        """
+        full = self._full(tree.value_name(name, self._store.name))
+        watch = self._watch
+        if watch is None or full not in self._callbacks:
+            raise FieldError(
+                f"sensor {self._store.name}: no watchdog is attached to {name!r}{tree.near(name, self._callbacks)}"
+            )
+        try:
+            watch.settle()
+        finally:
+            with self._lock:
+                self._callbacks.pop(full, None)
+                last = not self._callbacks
+            if last:
+                self._watch = None
+                self._missed += watch.missed
+                watch.end(settle=False)
+
+    def _heard(self, identity: str, fields: Sequence[bytes]) -> None:
+        """Take an entry of the stream of writes, in the watchdogs' thread."""
+        stored = {name.decode(errors="replace"): value for name, value in zip(fields[::2], fields[1::2])}
+        with self._lock:
+            wanted = [(name, callback) for name, each in self._callbacks.items() for callback in each]
+        values: dict[str, Any] = {}
+        for name, callback in wanted:
+            below = tree.below(stored, name)
+            if not below:
+                continue
+            try:
+                for each in below:
+                    if each not in values:
+                        values[each] = decoded(stored[each], f"sensor {self._store.name}, value {each!r}")
+            except large.Gone:
+                watch = self._watch
+                if watch is not None:
+                    watch.lose(1, f"the value of {name!r} was dropped before it could be read")
+                continue
+            with self._lock:
+                if callback not in self._callbacks.get(name, ()):
+                    continue  # a function before it has disabled it
+            try:
+                callback(tree.nest({each: values[each] for each in below}, name))
+            except Exception:
+                log.exception("sensor %s: a watchdog of %r failed", self._store.name, name)
+
+    # -- datasets -------------------------------------------------------------------------------------------------
+
+    def start_write(self, path: str | os.PathLike[str] | None = None, compresslevel: int = 0) -> None:
+        """Write a snapshot of each pack from now on into a folder, in a thread; see `take_snapshot` for their names.
+
+        What was packed as metadata, before or meanwhile, is written once: `<sensor name>_metadata.zip`.
+
+        Args:
+            path: the folder, made if it is missing; the reader's `data_dir` if None.
+            compresslevel: 0 as they are, 1 to 9 deflated.
+
+        Raises:
+            OSError: the folder cannot be made.
+            FieldError: snapshots are written already.
+
+        Redis: CLIENT ID; XINFO STREAM, XRANGE; XREVRANGE; in the thread XREAD.
+        """
+        if self._writing is not None:
+            raise FieldError(f"sensor {self._store.name}: snapshots are written already: call stop_watchdog first")
+        folder = os.path.abspath(self.data_dir if path is None else path)
+        level = snapshots.check_level(compresslevel)
+        os.makedirs(folder, exist_ok=True)
+        self._writing = _Writing(self._shm, self._store, self._whole_pack, folder, self.sensor_name, level)
+
+    def stop_watchdog(self) -> None:
+        """End what `start_write` began; what was packed before this call is written before it returns.
+
+        Raises:
+            OSError: a snapshot could not be written.
+            ServerError: the server is away: what was packed last may not be written.
+
+        Redis: CLIENT UNBLOCK; in the thread XINFO STREAM, XRANGE.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            try:
+                writing.end()
+            finally:
+                self._missed += writing.hearing.missed
+
+
+class _Writing:
+    """Snapshots of each pack, written in a thread; and once the metadata."""
+
+    def __init__(
+        self,
+        shm: SharedMemory,
+        store: SensorStore,
+        whole_pack: Callable[[str], tuple[Packed, dict[str, bytes]]],
+        folder: str,
+        name: str,
+        level: int,
+    ) -> None:
+        self._subject = f"snapshots of sensor {store.name}"
+        self._whole_pack = whole_pack
+        self._folder, self._name, self._level = folder, name, level
+        self._ending = threading.Event()
+        self._failed: OSError | None = None
+        self._metadata = False
+        self._write_metadata()
+        key = shm.keys.sensor_packed(store.name, MEASUREMENT)
+        self.hearing = Hearing(shm, key, self._subject, self._take, store.unblock)
+
+    def end(self) -> None:
+        self._ending.set()
+        self.hearing.end()
+        self._write_metadata()
+        if self._failed is not None:
+            raise self._failed
+
+    def _take(self, identity: str, fields: Sequence[bytes]) -> None:
+        """Write the snapshot of a pack, in the thread."""
+        packed = packed_of(identity.encode(), fields)
+        try:
+            values = {name: large.read(stored) for name, stored in packed.values.items()}
+        except large.Gone:
+            self.hearing.lose(1, "its values were dropped before they could be read")
+            return
+        self._write_metadata()
+        self._save(f"{packed.milliseconds}_{self._name}", packed, values)
+
+    def _write_metadata(self) -> None:
+        if self._metadata:
+            return
+        try:
+            packed, values = self._whole_pack(METADATA)
+        except SensorNotInitializedError:
+            return  # none yet
+        self._save(f"{self._name}_{METADATA}", packed, values, once=True)
+        self._metadata = True
+
+    def _save(self, stem: str, packed: Packed, values: Mapping[str, bytes], once: bool = False) -> None:
+        """Write a file, again and again until there is room; at the end only once more."""
+        while True:
+            last = self._ending.is_set()
+            try:
+                snapshots.save(
+                    self._folder, stem, values, packed.milliseconds, self._level, packed.deflated, once
+                )
+            except OSError as error:
+                if self._failed is None:
+                    log.error("%s: one cannot be written: %s: tried again until it can", self._subject, error)
+                self._failed = error
+                if last:
+                    self.hearing.lose(1, "it could not be written")
+                    return
+                self._ending.wait(_AGAIN)
+            else:
+                if self._failed is not None:
+                    log.warning("%s: they are written again", self._subject)
+                self._failed = None
+                return
+
+
+def _attribute(name: str) -> str:
+    """Return the attribute that stands for a value's name."""
+    return name.replace(" ", "_").replace(".", "_")
