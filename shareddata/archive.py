@@ -90,7 +90,8 @@ class Configured:
         if not isinstance(self.arguments, Mapping):
             raise DescriptionError(f"{where}: the arguments are {str(self.arguments):.60}, expected an object")
         self.kind = self._class(content.get("classname"))
-        self.name = content.get("_id") or self.arguments.get("name")
+        self.name: str | None = content.get("_id") or self.arguments.get("name")
+        self._where = f"{where}, {self.name!r}" if self.name else where
         self._check()
 
     def _class(self, name: Any) -> type[DataArchiver]:
@@ -123,10 +124,10 @@ class Configured:
         if "save_template" in known:
             FileName(self.arguments["save_template"], self.arguments.get("root"))
 
-    def start(self, shm: SharedMemory) -> DataArchiver:
-        """Make the archiver, which begins."""
+    def start(self, shm: SharedMemory, **more: Any) -> DataArchiver:
+        """Make the archiver, which begins; `more` is put into its arguments."""
         try:
-            return self.kind(**{**self.arguments, "name": self.name, "shm": shm})
+            return self.kind(**{**self.arguments, **more, "name": self.name, "shm": shm})
         except SharedDataError:
             raise
         except (TypeError, ValueError) as error:
@@ -145,7 +146,7 @@ def configured(config: Config) -> list[Configured]:
 
     Redis: none.
     """
-    found = list(_configured(config, "configuration"))
+    found = [Configured(where, content) for where, content in _contents(config, "configuration")]
     if not found:
         raise DescriptionError("the configuration holds no archiver")
     names = [each.name for each in found if each.name]
@@ -155,28 +156,31 @@ def configured(config: Config) -> list[Configured]:
     return found
 
 
-def _configured(config: Any, where: str) -> Iterator[Configured]:
+def _contents(config: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Yield what is to be an archiver, and where it stands."""
     if isinstance(config, str | os.PathLike):
         path = Path(config)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise DescriptionError(f"{path}: no JSON: {error}") from None
-        yield from _configured([content] if isinstance(content, str) else content, str(path))
+        each = content if isinstance(content, list) else [content]
+        for number, one in enumerate(each, 1):
+            yield (f"{path}, archiver {number}" if len(each) > 1 else str(path)), one
     elif isinstance(config, Sequence):
-        for number, each in enumerate(config, 1):
-            yield from _configured(each, f"{where}, archiver {number}" if isinstance(each, Mapping) else where)
+        for number, one in enumerate(config, 1):
+            yield from _contents(one, f"{where}, archiver {number}")
     else:
-        name = config.get("_id") if isinstance(config, Mapping) else None
-        yield Configured(f"{where} {name!r}" if name else where, config)
+        yield where, config
 
 
-def start(config: Config, shm: SharedMemory | None = None) -> Archivers:
+def start(config: Config, shm: SharedMemory | None = None, *, subscribe: bool = True) -> Archivers:
     """Start the archivers of a configuration.
 
     Args:
         config: see `configured`.
         shm: the shared memory; None for this process's own at the default address.
+        subscribe: False to store only what is fed, or dead letters.
 
     Returns:
         The archivers; `with` stops them.
@@ -204,7 +208,8 @@ def start(config: Config, shm: SharedMemory | None = None) -> Archivers:
     """
     found = configured(config)
     shm = memory.default(shm)
+    more = {} if subscribe else {"subscribe": False}
     with ExitStack() as stack:
-        archivers = Archivers([stack.enter_context(each.start(shm)) for each in found])
+        archivers = Archivers([stack.enter_context(each.start(shm, **more)) for each in found])
         stack.pop_all()
     return archivers

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from shareddata import arguments, demo, descfile, logcli, scaffold, server, table, watch
+from shareddata import archivecli, arguments, demo, descfile, logcli, scaffold, server, table, watch
 from shareddata.codec import decoder
 from shareddata.command import Command, UsageError, Where, command
 from shareddata.datadesc import Field, Record
@@ -469,6 +469,7 @@ COMMANDS: dict[str, Command] = {
             logcli.export_,
             logcli.log,
             logcli.forward_,
+            archivecli.archive_,
         ),
         *(serve, new, demo_),
     )

@@ -173,17 +173,13 @@ class Emitter:
                 break
         self._look()
         if self._is_full(size):
-            waits = [f"{group.name} ({self._behind(group)} events)" for group in self.stream.groups(self._connection)]
+            groups = self.stream.groups(self._connection)
+            waits = [f"{group.name} ({self.stream.behind(self._connection, group)} events)" for group in groups]
             raise EventsFull(
                 f"{self.stream}: {self._length} events of {self._bytes} bytes wait for {', '.join(waits)}, the bound "
                 f"is {self.max_events} events and {self.max_bytes} bytes: nothing was written; start what takes them, "
                 "`shareddata archive FILE`, or give it up, `shareddata archive --forget NAME`"
             )
-
-    def _behind(self, group: Group) -> int:
-        """Return how many events an archiver has not acknowledged."""
-        after = self._connection.ask("XRANGE", self.stream.key, f"({group.delivered}", "+")
-        return len(after) + group.pending
 
     def _repeated(self, parts: Sequence[Any], about: bytes) -> tuple[bytes, bool]:
         """Return the token of an event after one of unknown outcome, and whether it is the same and was written.

@@ -8,9 +8,9 @@ archives, or what an event is for. Invariants:
 3. Where nobody archives, the oldest are taken out to make room; how many is counted.
 
 The stream `event:SOURCE:EVENT` has an entry for each event: `token`, `size` in bytes, `metadata` in CBOR, `place`. The
-hash `...:values` holds the payloads in CBOR by token, the hash `...:files` references to those that are in files (`place`
-tells which), the hash `...:state` the `bytes` of all and how many were `dropped`. The key `...:turn` changes with each
-trimming and each new archiver. The set `shareddata:events` names the streams.
+hash `...:values` holds the payloads in CBOR by token, the hash `...:files` references to those that are in files
+(`place` tells which), the hash `...:state` the `bytes` of all and how many were `dropped`. The key `...:turn` changes
+with each trimming and each new archiver. The set `shareddata:events` names the streams.
 """
 
 from collections.abc import Sequence
@@ -90,6 +90,13 @@ class EventStream:
                 begin = first.decode() if count else begin
             found.append(Group(name, begin, each[b"pending"], delivered))
         return found
+
+    def behind(self, connection: Connection, group: Group) -> int:
+        """Return how many events an archiver has not acknowledged.
+
+        Redis: XRANGE.
+        """
+        return group.pending + len(connection.ask("XRANGE", self.key, f"({group.delivered}", "+"))
 
     def trim(self, connection: Connection, room: tuple[int, int] | None = None) -> int:
         """Drop what every archiver has acknowledged; return how many events that were.
