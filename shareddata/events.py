@@ -18,7 +18,7 @@ from typing import Any
 
 from shareddata import cbor, memory
 from shareddata.errors import EventsFull, FieldError, ServerError
-from shareddata.eventstream import EventStream, Group
+from shareddata.eventstream import EventStream
 from shareddata.large import LIMIT, LargeValues
 from shareddata.memory import SharedMemory
 from shareddata.wire import pack, shown, transaction
