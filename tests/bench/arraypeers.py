@@ -21,6 +21,7 @@ import redis
 
 from shareddata import SharedMemory
 from shareddata.frames import FrameFile
+from shareddata.sensors import SensorReader, SensorWriter
 
 PAGE = 4096
 SUM = struct.Struct("=Q")
@@ -67,6 +68,27 @@ class Frames:
         self.shm.close()
 
 
+class Sensor:
+    """This library: the newest value of a sensor."""
+
+    def __init__(self, address: str, kind: str) -> None:
+        self.shm = SharedMemory(url=address)
+        self.writer = SensorWriter(NAME, kind, self.shm)
+        self.reader: SensorReader | None = None
+        self.kind = kind
+
+    def write(self, value: Any) -> None:
+        self.writer.write("value", value)
+
+    def read(self) -> Any:
+        if self.reader is None:
+            self.reader = SensorReader(NAME, self.kind, self.shm)
+        return self.reader.value
+
+    def close(self) -> None:
+        self.shm.close()
+
+
 class RedisPy:
     """redis-py as people write it: the array's bytes, SET and GET."""
 
@@ -104,7 +126,7 @@ class File:
         self.path.unlink(missing_ok=True)
 
 
-CONTENDERS: dict[str, Callable[[str, str], Any]] = {"FrameFile": Frames, "redis-py": RedisPy, "file": File}
+CONTENDERS: dict[str, Callable[[str, str], Any]] = {"FrameFile": Frames, "sensor": Sensor, "redis-py": RedisPy, "file": File}
 
 
 def main() -> None:
