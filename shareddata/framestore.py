@@ -20,23 +20,23 @@ In Redis, for the generation `G` of the file `NAME` (its key is `frames:NAME:G`)
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from shareddata import large
-from shareddata.codec import numpy
+from shareddata.codec import Buffer, numpy
 from shareddata.errors import DecodeError, NoMoreFrames, NoSuchFrame
 from shareddata.grid import Shape
 from shareddata.memory import SharedMemory
 from shareddata.names import chunks_key, generation_key, news_key
-from shareddata.tmpfs import Buffer
 from shareddata.wire import pack, transaction
 
 WRITING, SEALED, REPLACED, REMOVED = "writing", "sealed", "replaced", "removed"
 
 _BLOCK = 1.0  # seconds, or half of the time-out
 _PAGE_BYTES = 16_000_000  # asked for at once
+_TRIES = 10  # to read chunks as of one moment
 
 
 class Extent(NamedTuple):
@@ -235,14 +235,6 @@ class FrameStore:
             if rest <= 0:
                 return False
 
-    def changed(self) -> float:
-        """Return when the file was last changed, in seconds since 1970 by the server's clock; 0.0 for never.
-
-        Redis: XREVRANGE.
-        """
-        last = self.connection.ask("XREVRANGE", self.news, "+", "-", "COUNT", 1)
-        return int(last[0][0].partition(b"-")[0]) / 1000 if last else 0.0
-
     def chunks(self, layout: Layout) -> list[Shape]:
         """Return which chunks are there, in the order of the grid.
 
@@ -254,6 +246,9 @@ class FrameStore:
     def fetch(self, layout: Layout, chunks: Sequence[Shape]) -> list[Buffer | None]:
         """Return the bytes of chunks, None for those that are not there. Each is whole.
 
+        They are as of one moment, but for more than 16 MB, and for large ones that are overwritten faster than they
+        can be read.
+
         Redis: HMGET; again for chunks that were replaced meanwhile.
         """
         page = max(1, _PAGE_BYTES // max(1, layout.chunk_bytes))
@@ -263,23 +258,23 @@ class FrameStore:
         return found
 
     def _page(self, layout: Layout, chunks: Sequence[Shape]) -> list[Buffer | None]:
-        key = chunks_key(self.key, layout.path)
-        found: list[Buffer | None] = [None] * len(chunks)
+        """Return the bytes of chunks as of one moment; each for itself when they change faster than they are read."""
+        found: dict[int, Buffer | None] = {}
         before: dict[int, bytes] = {}
-        wanted: Iterable[int] = range(len(chunks))
-        while wanted:
-            answer = self.connection.ask("HMGET", key, *[chunk_field(chunks[i]) for i in wanted])
-            again: list[int] = []
-            for i, stored in zip(wanted, answer):
+        tries = 0
+        while len(found) < len(chunks):
+            tries += 1
+            wanted = [i for i in range(len(chunks)) if tries <= _TRIES or i not in found]
+            fields = [chunk_field(chunks[i]) for i in wanted]
+            for i, stored in zip(wanted, self.connection.ask("HMGET", chunks_key(self.key, layout.path), *fields)):
                 try:
                     found[i] = None if stored is None else self._whole(layout, large.read(stored))
                 except large.Gone:
                     if before.get(i) == stored:
                         raise large.lost(stored, f"{self.subject}, dataset {layout.path}") from None
                     before[i] = stored
-                    again.append(i)
-            wanted = again
-        return found
+                    found.pop(i, None)
+        return [found[i] for i in range(len(chunks))]
 
     def _whole(self, layout: Layout, data: Buffer) -> Buffer:
         if len(data) != layout.chunk_bytes:

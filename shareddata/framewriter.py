@@ -23,14 +23,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from shareddata.codec import Buffer, numpy
 from shareddata.connection import Connection
 from shareddata.errors import FieldError, WriterConflict
 from shareddata.framestore import SEALED, Extent, FrameStore, Layout, chunk_field
 from shareddata.grid import Shape, outside
 from shareddata.large import LIMIT, Change, LargeValues
 from shareddata.names import chunks_key
-from shareddata.tmpfs import Buffer
-from shareddata.wire import bulk, pack, transaction
+from shareddata.wire import bulk, pack, pieces
 
 NEWS = 100
 """Transactions of which the news stream tells, at least: readers only wait on it."""
@@ -94,7 +94,10 @@ class FrameWriter:
         self._removed: dict[str, set[Shape]] = {}
         self._kept: dict[str, dict[Shape, None]] = {}  # in the order in which they were first written
         self._begun: dict[str, tuple[Shape, Any]] = {}  # the last chunk of each dataset that was written in part
+        self._copies: dict[str, Any] = {}  # an array for each dataset, used again: new memory is as dear as the copy
+        self._lent: dict[str, Any] = {}
         self._depth = 0
+        self._at_once = False
         self._opened = 0
         self.ended = ""
         _writers.add(self)
@@ -115,14 +118,14 @@ class FrameWriter:
     def give_up(self, reason: str) -> None:
         """Write no more; what is staged is dropped."""
         self.ended = self.ended or reason
-        self._forget_staged()
+        self._undo()
 
     # -- staging ------------------------------------------------------------------------------------------------------
 
     @property
     def grouping(self) -> bool:
-        """Whether what is staged waits for the end of `together`."""
-        return self._depth > 0
+        """Whether what is staged waits for the end of a `together` block of the program's."""
+        return self._depth > 0 and not self._at_once
 
     def check(self) -> None:
         """Raise when nothing can be written any more."""
@@ -132,9 +135,14 @@ class FrameWriter:
             raise ValueError(f"{self._store.subject}: it was sealed: create it again with mode='w'")
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Group all that is staged in the block in one transaction; an exception in the block drops it all."""
+    def together(self, at_once: bool = False) -> Iterator[None]:
+        """Group all that is staged in the block in one transaction; an exception in the block drops it all.
+
+        Args:
+            at_once: the outermost block ends before the program could change what it stages.
+        """
         self.check()
+        self._at_once = self._at_once if self._depth else at_once
         self._depth += 1
         try:
             yield
@@ -174,6 +182,15 @@ class FrameWriter:
                 f"{self._store.subject}, dataset {layout.path}: {len(staged)} chunks are written at once, and "
                 f"{layout.keep} are kept: create the dataset with a greater keep"
             )
+
+    def copied(self, layout: Layout, part: Any) -> Any:
+        """Return a copy of a whole chunk's elements, to be staged."""
+        copy = self._copies.pop(layout.path, None)
+        if copy is None:
+            copy = numpy().empty(layout.chunks, layout.dtype)
+        copy[...] = part
+        self._lent[layout.path] = copy
+        return copy
 
     def part(self, layout: Layout, chunk: Shape) -> Any:
         """Return the elements of a chunk as an array that may be changed and is then staged, None if none is known."""
@@ -230,7 +247,7 @@ class FrameWriter:
                 done = self._send(change)
             if not done:
                 self._check_claim(self._connection.guarded)
-                raise WriterConflict(f"{self._store.subject}: the claim was touched: nothing was written; write it again")
+                raise WriterConflict(f"{self._store.subject}: its claim was touched: nothing was written; try again")
         except BaseException:
             self._undo()
             raise
@@ -275,7 +292,7 @@ class FrameWriter:
         parts: list[Buffer] = []
         subjects: list[str] = []
         taken: list[int] = []
-        stored: list[bytes] = []
+        stored: list[Buffer] = []
         drops = {path: self._drops(self.description.layouts[path]) for path in {**self._staged, **self._removed}}
         for path, dropped in drops.items():
             layout = self.description.layouts[path]
@@ -284,7 +301,7 @@ class FrameWriter:
                 subjects.append(f"{self._store.subject}, dataset {path}")
                 parts += command
         parts += self._news(subjects)
-        request = transaction([b"".join(parts)])
+        request = pieces(parts)
         for path, staged in self._staged.items():
             self._kept.setdefault(path, {}).update(dict.fromkeys(staged))  # also when the outcome remains unknown
         answers = self._connection.transact(request, subjects, self.guard)
@@ -325,20 +342,20 @@ class FrameWriter:
         return [*old, *removed]
 
     def _chunk_commands(
-        self, change: Change, layout: Layout, dropped: Sequence[Shape], stored: list[bytes]
+        self, change: Change, layout: Layout, dropped: Sequence[Shape], stored: list[Buffer]
     ) -> Iterator[tuple[list[Buffer], bool]]:
         """Yield the commands that change a dataset's chunks, and whether they answer what they replace."""
         key = chunks_key(self._store.key, layout.path)
         staged = self._staged.get(layout.path, {})
-        if layout.chunk_bytes > LIMIT:
+        if layout.chunk_bytes > LIMIT and self._large.by_reference:
             touched = [*staged, *dropped]
             yield [pack("HMGET", key, *map(chunk_field, touched))], True
         if staged:
             command: list[Buffer] = [b"*%d\r\n" % (2 + 2 * len(staged)), bulk("HSET"), bulk(key)]
             for chunk, array in staged.items():
-                value = change.store(key, array.reshape(-1).view("u1").data)
-                stored.append(value)
-                command += (bulk(chunk_field(chunk)), b"$%d\r\n" % len(value), value, b"\r\n")
+                value = change.pieces(key, array.reshape(-1).view("u1").data)
+                stored += value
+                command += (bulk(chunk_field(chunk)), b"$%d\r\n" % sum(map(len, value)), *value, b"\r\n")
             yield command, False
         if dropped:
             yield [pack("HDEL", key, *map(chunk_field, dropped))], False
@@ -354,3 +371,5 @@ class FrameWriter:
         self._dirty.clear()
         self._staged.clear()
         self._removed.clear()
+        self._copies.update(self._lent)
+        self._lent.clear()

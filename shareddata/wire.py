@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from shareddata.codec import decoder, encoder, numpy
+from shareddata.codec import Buffer, decoder, encoder, numpy
 from shareddata.datadesc import Field, Record
 from shareddata.errors import DecodeError, DescriptionError, FieldError
 from shareddata.names import Names
@@ -31,9 +31,14 @@ def pack(*args: str | bytes | int | float) -> bytes:
     return b"*%d\r\n" % len(args) + b"".join(bulk(a if isinstance(a, str | bytes) else repr(a)) for a in args)
 
 
-def transaction(commands: Sequence[bytes | bytearray | memoryview]) -> bytes:
-    """Return commands in one MULTI/EXEC. A command may be in several pieces, so that large values are copied once."""
+def transaction(commands: Sequence[bytes]) -> bytes:
+    """Return commands in one MULTI/EXEC."""
     return b"".join((_MULTI, *commands, _EXEC))
+
+
+def pieces(commands: Sequence[Buffer]) -> list[Buffer]:
+    """Do as `transaction`, without copying: of commands that hold large values, each in one piece or in several."""
+    return [_MULTI, *commands, _EXEC]
 
 
 def question(commands: Sequence[bytes]) -> bytes:

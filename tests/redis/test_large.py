@@ -264,10 +264,10 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_start(
     for value in kept[:-1]:
         assert large.size(value) == 100_000
     used = {stored, *(fields[b"v"] for _, fields in client.xrange("s"))}
-    assert {str(path) for path in files(shm)} >= {str(large._parsed(value).path) for value in used}
+    assert {str(path) for path in files(shm)} >= {large._parsed(value).path for value in used}
     linked = {path for path in files(shm) if path.parent.name == "k"}
-    assert linked >= {large._parsed(stored).path}
-    assert all(path in {large._parsed(value).path for value in used} for path in files(shm))
+    assert linked >= {Path(large._parsed(stored).path)}
+    assert all(str(path) in {large._parsed(value).path for value in used} for path in files(shm))
 
 
 def test_files_of_a_living_writer_are_not_swept(
@@ -296,7 +296,7 @@ def test_a_write_of_unknown_outcome_keeps_its_file_until_it_is_known(own_server:
         after = put(shm, values, b"small", field="other")
         assert after == b"small"
         assert large.read(before) in (BIG, BIG[::-1])
-        assert files(shm) == [large._parsed(before).path]
+        assert files(shm) == [Path(large._parsed(before).path)]
 
 
 def test_a_folder_whose_server_is_gone_for_good_is_removed(
@@ -318,12 +318,12 @@ def test_a_forked_child_has_a_mark_of_its_own(shm: SharedMemory) -> None:
     put(shm, values, BIG)
     place = large.folder(shm.address)
     assert place is not None
-    mine = tmpfs.writer(place).name
+    mine = tmpfs.writer(str(place)).name
     reading, writing = os.pipe()
     if not (child := os.fork()):
         try:
             put(shm, values, BIG, key="child")
-            os.write(writing, tmpfs.writer(place).name.encode())
+            os.write(writing, tmpfs.writer(str(place)).name.encode())
         finally:
             os._exit(0)
     os.waitpid(child, 0)
