@@ -23,6 +23,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -63,6 +64,11 @@ class Gone(LookupError):
     """The file of a reference is not there: read the place in Redis again."""
 
 
+@lru_cache
+def _root(uid: int) -> str:
+    return str(tmpfs.root(uid))
+
+
 class _Reference(NamedTuple):
     host: str
     uid: int
@@ -73,7 +79,7 @@ class _Reference(NamedTuple):
 
     @property
     def path(self) -> str:
-        return f"{tmpfs.root(self.uid)}/large/{self.server}/{self.key}/{self.file}"
+        return f"{_root(self.uid)}/large/{self.server}/{self.key}/{self.file}"
 
 
 def is_reference(stored: Buffer) -> bool:
