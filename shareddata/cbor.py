@@ -158,7 +158,15 @@ def decode(data: Buffer) -> Any:
     try:
         return cbor2().loads(bytes(data), tag_hook=_tagged)
     except (cbor2().CBORError, UnicodeDecodeError) as error:
-        raise ValueError(f"no CBOR: {error}") from None
+        raise ValueError(_reason(error)) from None
+
+
+def _reason(error: BaseException) -> str:
+    """Return why bytes are refused: what was raised here at a tag, else what cbor2 says."""
+    within = error
+    while within.__cause__ is not None:
+        within = within.__cause__
+    return str(within) if type(within) is ValueError else f"no CBOR: {error}"
 
 
 def _view(data: memoryview) -> Any:

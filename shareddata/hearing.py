@@ -5,13 +5,14 @@ Invariants:
 
 1. Entries come in order, each once, also when the server went and came back; what was trimmed before it could be read
    is counted and logged.
-2. It hears what is written after it was made: its place is fixed then.
+2. It hears what is written after it was made: its place is fixed then, before it is started.
 3. `settle` returns when everything is taken that was in the stream when it was called, or says why it is not.
 4. Nothing that is raised in the thread is swallowed: it is logged, and the thread goes on with the next entry.
 """
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ _BLOCK = 1.0  # seconds of a wait in the server, or half of the time-out
 _PAGE = 200  # entries read at once, at most
 _PAGE_BYTES = 2_000_000  # and about so many bytes: an answer has to come within the time-out, over slow links too
 _UNBLOCK_EVERY = 0.02  # seconds between attempts to wake the thread
+_CHECK_EVERY = 1.0  # seconds between two looks at what was trimmed: the server answers whole entries with its numbers
 _AGAIN = 0.5  # seconds after which a server that refused is asked again
 
 Take = Callable[[str, Sequence[bytes]], None]
@@ -61,8 +63,9 @@ class Hearing:
         self._ending = False
         self._trouble: Exception | None = None
         self._said = ""
+        self._checked = 0.0
         self.missed = 0
-        self._place = Place(key, subject, page=1)
+        self._place = Place(key, subject, page=2)
         self._connection = shm.connect(subject, self._opened)
         try:
             self._connection.open()
@@ -71,7 +74,11 @@ class Hearing:
             self._connection.close()
             raise
         self._thread = threading.Thread(target=self._run, name=f"shareddata: {subject}", daemon=True)
+
+    def start(self) -> "Hearing":
+        """Begin to take: the thread runs until `end`."""
         self._thread.start()
+        return self
 
     def __repr__(self) -> str:
         return f"<Hearing of {self._subject}: {self.missed} missed>"
@@ -123,6 +130,8 @@ class Hearing:
                 self.settle()
         finally:
             self._ending = True
+            if self._thread.ident is None:
+                self._connection.close()  # it was never started
             while self.alive and not self.here:
                 self._wake()
                 self._thread.join(_UNBLOCK_EVERY)
@@ -171,6 +180,7 @@ class Hearing:
         if self._place.behind or not wait:
             before = self._place.missed
             entries = self._place.catch_up(self._connection)
+            self._checked = time.monotonic()
             if self._place.missed > before:
                 self.lose(self._place.missed - before, "they were trimmed before they could be read")
             return entries
@@ -187,13 +197,14 @@ class Hearing:
             return []
         entries = answer[key.encode()]
         self._place.arrived(entries)
+        self._place.behind = time.monotonic() - self._checked > _CHECK_EVERY
         return entries  # type: ignore[no-any-return]
 
     def _set_page(self, entries: Sequence[Any]) -> None:
         """Choose how many entries are read next, from the size of these."""
         if entries:
             size = sum(len(each) for _, fields in entries for each in fields)
-            self._place.page = max(1, min(_PAGE, _PAGE_BYTES * len(entries) // max(1, size)))
+            self._place.page = max(2, min(_PAGE, _PAGE_BYTES * len(entries) // max(1, size)))
 
     def _give(self, identity: str, fields: Sequence[bytes]) -> None:
         try:

@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from shareddata import cbor, large, memory, snapshots, tree
@@ -47,6 +48,8 @@ class SensorReader:
         filename: the sensor's name in its directory.
         sensor_name: what snapshots are named after.
         attributes: the names of the attributes that there were when the reader was made, or at `update_attributes`.
+        snapshots: how many snapshots this reader has written.
+        last_snapshot: the file of the last one, None before the first.
 
     Raises:
         SensorNotInitializedError: there is no such sensor, or nothing was written yet.
@@ -72,6 +75,8 @@ class SensorReader:
         self._writing: _Writing | None = None
         self._missed = 0
         self.data_dir = data_dir
+        self.snapshots = 0
+        self.last_snapshot: Path | None = None
         path = self._chosen(directory, filename)
         self._store, self._under = self._located(path)
         top = tree.sensor_name(directory, ".")
@@ -332,8 +337,14 @@ class SensorReader:
         except SensorNotInitializedError:
             values, milliseconds = self._all_values()
             deflated = False
-        snapshots.save(path, f"{milliseconds}_{self.sensor_name}", values, milliseconds, level, deflated)
+        stem = f"{milliseconds}_{self.sensor_name}"
+        self._saved(snapshots.save(path, stem, values, milliseconds, level, deflated))
         return True
+
+    def _saved(self, file: Path) -> None:
+        with self._lock:
+            self.snapshots += 1
+            self.last_snapshot = file
 
     def _all_values(self) -> tuple[dict[str, bytes], int]:
         before = None
@@ -372,7 +383,7 @@ class SensorReader:
             watch.settle()  # what was written before is not for the new one
         with self._lock:
             if self._watch is None:
-                self._watch = Hearing(self._shm, key, subject, self._heard, self._store.unblock)
+                self._watch = Hearing(self._shm, key, subject, self._heard, self._store.unblock).start()
             self._callbacks.setdefault(full, []).append(callback)
 
     def disable_watchdog(self, name: str) -> None:
@@ -450,7 +461,10 @@ class SensorReader:
         folder = os.path.abspath(self.data_dir if path is None else path)
         level = snapshots.check_level(compresslevel)
         os.makedirs(folder, exist_ok=True)
-        self._writing = _Writing(self._shm, self._store, self._whole_pack, folder, self.sensor_name, level)
+        key = self._shm.keys.sensor_packed(self._store.name, MEASUREMENT)
+        writing = _Writing(self._whole_pack, self._saved, folder, self.sensor_name, level)
+        writing.begin(Hearing(self._shm, key, writing.subject, writing.take, self._store.unblock))
+        self._writing = writing
 
     def stop_watchdog(self) -> None:
         """End what `start_write` began; what was packed before this call is written before it returns.
@@ -474,31 +488,38 @@ class _Writing:
 
     def __init__(
         self,
-        shm: SharedMemory,
-        store: SensorStore,
         whole_pack: Callable[[str], tuple[Packed, dict[str, bytes]]],
+        saved: Callable[[Path], None],
         folder: str,
         name: str,
         level: int,
     ) -> None:
-        self._subject = f"snapshots of sensor {store.name}"
-        self._whole_pack = whole_pack
+        self.subject = f"snapshots of sensor {name}"
+        self._whole_pack, self._saved = whole_pack, saved
         self._folder, self._name, self._level = folder, name, level
         self._ending = threading.Event()
         self._failed: OSError | None = None
         self._metadata = False
-        self._write_metadata()
-        key = shm.keys.sensor_packed(store.name, MEASUREMENT)
-        self.hearing = Hearing(shm, key, self._subject, self._take, store.unblock)
+
+    def begin(self, hearing: Hearing) -> None:
+        """Write the metadata that there are; what is packed from now on is heard already."""
+        self.hearing = hearing
+        try:
+            self._write_metadata(patient=False)
+        except BaseException:
+            hearing.end(settle=False)
+            raise
+        hearing.start()
 
     def end(self) -> None:
+        """Write what was packed before this call, and end."""
         self._ending.set()
         self.hearing.end()
         self._write_metadata()
         if self._failed is not None:
             raise self._failed
 
-    def _take(self, identity: str, fields: Sequence[bytes]) -> None:
+    def take(self, identity: str, fields: Sequence[bytes]) -> None:
         """Write the snapshot of a pack, in the thread."""
         packed = packed_of(identity.encode(), fields)
         try:
@@ -507,39 +528,43 @@ class _Writing:
             self.hearing.lose(1, "its values were dropped before they could be read")
             return
         self._write_metadata()
-        self._save(f"{packed.milliseconds}_{self._name}", packed, values)
+        if file := self._save(f"{packed.milliseconds}_{self._name}", packed, values):
+            self._saved(file)
 
-    def _write_metadata(self) -> None:
+    def _write_metadata(self, patient: bool = True) -> None:
         if self._metadata:
             return
         try:
             packed, values = self._whole_pack(METADATA)
         except SensorNotInitializedError:
             return  # none yet
-        self._save(f"{self._name}_{METADATA}", packed, values, once=True)
+        self._save(f"{self._name}_{METADATA}", packed, values, once=True, patient=patient)
         self._metadata = True
 
-    def _save(self, stem: str, packed: Packed, values: Mapping[str, bytes], once: bool = False) -> None:
-        """Write a file, again and again until there is room; at the end only once more."""
+    def _save(
+        self, stem: str, packed: Packed, values: Mapping[str, bytes], once: bool = False, patient: bool = True
+    ) -> Path | None:
+        """Write a file; where that fails again and again until it can be, at the end only once more."""
         while True:
             last = self._ending.is_set()
             try:
-                snapshots.save(
-                    self._folder, stem, values, packed.milliseconds, self._level, packed.deflated, once
-                )
+                when, deflated = packed.milliseconds, packed.deflated
+                file = snapshots.save(self._folder, stem, values, when, self._level, deflated, once)
             except OSError as error:
+                if not patient:
+                    raise
                 if self._failed is None:
-                    log.error("%s: one cannot be written: %s: tried again until it can", self._subject, error)
+                    log.error("%s: one cannot be written: %s: tried again until it can", self.subject, error)
                 self._failed = error
                 if last:
                     self.hearing.lose(1, "it could not be written")
-                    return
+                    return None
                 self._ending.wait(_AGAIN)
             else:
                 if self._failed is not None:
-                    log.warning("%s: they are written again", self._subject)
+                    log.warning("%s: they are written again", self.subject)
                 self._failed = None
-                return
+                return file
 
 
 def _attribute(name: str) -> str:

@@ -29,10 +29,19 @@ from shareddata import bounded, memory, tmpfs, tree
 from shareddata.errors import DescriptionError, FieldError, SensorNotInitializedError, ServerTimeout, ServerUnreachable
 from shareddata.memory import SharedMemory
 from shareddata.sensorreader import SensorReader
-from shareddata.sensorstore import MEASUREMENT, SensorStore
+from shareddata.sensorstore import MEASUREMENT, SensorStore, listed, registered
 from shareddata.snapshots import read
 
-__all__ = ["SensorNotInitializedError", "SensorReader", "SensorWriter", "pack_to_zip", "read"]
+__all__ = [
+    "SensorNotInitializedError",
+    "SensorReader",
+    "SensorWriter",
+    "find",
+    "listed",
+    "pack_to_zip",
+    "read",
+    "remove",
+]
 
 log = logging.getLogger("shareddata")
 
@@ -260,6 +269,41 @@ def pack_to_zip(
     store = SensorStore(memory.default(), _sensor_of(data_path))
     try:
         store.pack(names, zipname, compress)
+    finally:
+        store.close()
+
+
+def find(name: str, shm: SharedMemory | None = None) -> SensorReader:
+    """Return the reader of a sensor that is named in one piece.
+
+    Args:
+        name: `directory/name`; or a directory, for its first sensor.
+        shm: the shared memory; the default address if None.
+
+    Raises:
+        SensorNotInitializedError: there is none.
+
+    Redis: ZRANGE; see `SensorReader`.
+    """
+    shm = memory.default(shm)
+    if tree.sensor_name(name, ".") not in registered(shm):
+        return SensorReader(name, None, shm)
+    directory, _, last = name.strip("/").rpartition("/")
+    return SensorReader(directory, last, shm) if directory else SensorReader(last, ".", shm)
+
+
+def remove(name: str, shm: SharedMemory | None = None) -> bool:
+    """Take a sensor out with all that belongs to it; tell whether it was there.
+
+    Args:
+        name: `directory/name`.
+        shm: the shared memory; the default address if None.
+
+    Redis: SMEMBERS; MULTI, HVALS, XRANGE, DEL, ZREM, EXEC.
+    """
+    store = SensorStore(memory.default(shm), tree.sensor_name(name, "."))
+    try:
+        return store.remove()
     finally:
         store.close()
 

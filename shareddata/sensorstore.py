@@ -379,6 +379,49 @@ def _stale(known: set[str], values: Mapping[str, Any], leaves: Mapping[str, Any]
     return sorted(gone - leaves.keys())
 
 
+class Listed(NamedTuple):
+    """A sensor, as `listed` finds it."""
+
+    name: str
+    values: tuple[str, ...]
+    """The names of its values, sorted."""
+    written: float | None
+    """When it was written last, by the server's clock, in seconds since 1970."""
+    packed: tuple[str, ...]
+    """What values were packed as, sorted."""
+    kept: int
+    """How many writes are kept for watchdogs."""
+
+
+def listed(shm: SharedMemory) -> list[Listed]:
+    """Return all sensors in order of creation, and what is known of them.
+
+    Redis: ZRANGE; MULTI, HKEYS, SMEMBERS, XLEN, XREVRANGE, EXEC for each.
+    """
+    found = []
+    connection = shm.connect("sensors")
+    try:
+        for name in registered(shm, connection):
+            writes = shm.keys.sensor_writes(name)
+            commands = [
+                pack("HKEYS", shm.keys.sensor(name)),
+                pack("SMEMBERS", shm.keys.sensor_packs(name)),
+                pack("XLEN", writes),
+                pack("XREVRANGE", writes, "+", "-", "COUNT", 1),
+            ]
+            connection.settle()
+            values, packs, kept, last = connection.read(question(commands), [f"sensor {name}"] * len(commands))
+            when = int(last[0][0].partition(b"-")[0]) / 1000 if last else None
+            found.append(Listed(name, _texts(values), when, _texts(packs), kept))
+    finally:
+        connection.close()
+    return found
+
+
+def _texts(names: Iterable[bytes]) -> tuple[str, ...]:
+    return tuple(sorted(name.decode(errors="replace") for name in names))
+
+
 def registered(shm: SharedMemory, connection: Connection | None = None) -> list[str]:
     """Return the names of all sensors in order of creation.
 

@@ -140,12 +140,10 @@ def _read_zip(place: Path) -> dict[str, Any]:
 
 
 def _member_name(place: Path, name: str) -> str:
-    try:
-        found = tree.value_name(name, "")
-    except FieldError as error:
-        raise DecodeError(f"{place}: member {name!r}: {str(error).rpartition(': ')[2]}") from None
-    if not found:
-        raise DecodeError(f"{place}: member {name!r}: the name is empty")
+    found = tree.cleaned(name)
+    wrong = tree.trouble(name) or ("" if found else "the name is empty")
+    if wrong:
+        raise DecodeError(f"{place}: member {name!r}: {wrong}")
     return found
 
 

@@ -39,12 +39,13 @@ def sensor_name(directory: str, name: str) -> str:
     for part, what in ((directory, "directory"), (name, "sensor")):
         if not isinstance(part, str):
             raise DescriptionError(f"{what} {part!r} is {type(part).__name__}, expected a text")
-        if trouble := _trouble(part, LONGEST):
-            raise DescriptionError(f"{what} {_shown(part)}: {trouble}")
+        if wrong := trouble(part, LONGEST):
+            raise DescriptionError(f"{what} {_shown(part)}: {wrong}")
+    if not _parts(directory):
+        raise DescriptionError(f"directory {_shown(directory)}: names nothing")
     found = "/".join(_parts(f"{directory}/{name}"))
-    if not _parts(directory) or len(found.encode()) > LONGEST:
-        wrong = f"is longer than {LONGEST} bytes" if found else "names nothing"
-        raise DescriptionError(f"sensor {_shown(found)}: {wrong}")
+    if len(found.encode()) > LONGEST:
+        raise DescriptionError(f"sensor {_shown(found)}: is longer than {LONGEST} bytes")
     if _RESERVED.search(found):
         raise DescriptionError(f"sensor {_shown(found)}: names with ':writes' and ':packed' belong to others' keys")
     return found
@@ -58,21 +59,30 @@ def value_name(name: str, sensor: str) -> str:
     """
     if not isinstance(name, str):
         raise FieldError(f"sensor {sensor}, value {name!r}: its name is {type(name).__name__}, expected a text")
-    if trouble := _trouble(name, LONGEST_VALUE):
-        raise FieldError(f"sensor {sensor}, value {_shown(name)}: {trouble}")
+    if wrong := trouble(name):
+        raise FieldError(f"sensor {sensor}, value {_shown(name)}: {wrong}")
+    return cleaned(name)
+
+
+def cleaned(name: str) -> str:
+    """Return a name without parts that mean nothing: empty ones and dots.
+
+    >>> cleaned("./a//b/")
+    'a/b'
+    """
     return "/".join(_parts(name))
 
 
 def is_plain(name: str) -> bool:
     """Tell whether a name is a single one, that can be a file's."""
-    return isinstance(name, str) and "/" not in name and name != "." and not _trouble(name, LONGEST)
+    return isinstance(name, str) and "/" not in name and name != "." and not trouble(name, LONGEST)
 
 
 def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
-def _trouble(path: str, longest: int) -> str:
+def trouble(path: str, longest: int = LONGEST_VALUE) -> str:
     """Say why a path cannot be a name; `""` if it can."""
     if not path:
         return "the name is empty"
