@@ -106,9 +106,14 @@ def _begin(stage: Stage) -> None:
 
 
 def _config(folder: Path) -> list[dict[str, Any]]:
-    events = {"object_selector": _CAMERA, "event_name": "acquisition_data"}
-    template = {"save_template": "{{ '%04d' % frame }}.npy", "root": str(folder / "frames")}
-    return [{"_id": "frames", "classname": "shareddata.archive.ArrayArchiver", "arguments": events | template}]
+    common = {
+        "object_selector": _CAMERA,
+        "event_name": "acquisition_data",
+        "root": str(folder / "frames"),
+        "dead_letters": str(folder / "dead-letters"),
+    }
+    arrays = {"save_template": "{{ '%04d' % frame }}.npy"}
+    return [{"_id": "frames", "classname": "shareddata.archive.ArrayArchiver", "arguments": arrays | common}]
 
 
 # -- frames -----------------------------------------------------------------------------------------------------------
