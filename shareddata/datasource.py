@@ -8,9 +8,10 @@ file and paths are given); on HDF5 files and on `FrameFile`. It must not know h5
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-from shareddata.errors import FrameError
+from shareddata.errors import FrameError, NotYetWritten
 from shareddata.frameat import FrameAt, Frames, open_dataset
 from shareddata.growing import Finish, file_of
 from shareddata.keyfollower import KeyFollower, are_datasets
@@ -138,6 +139,8 @@ class DataSource:
     Attributes:
         kf: the `KeyFollower`.
 
+    The constructor looks at the keys that are there.
+
     Redis: none on HDF5 files; on a FrameFile as `FrameFile` reads and waits.
     """
 
@@ -150,6 +153,8 @@ class DataSource:
         self._interleaved = sources.interleaved
         turns = {f"{name} {turn}": each for name, all_ in self._interleaved.items() for turn, each in enumerate(all_)}
         self._frames = Frames(self.kf.file, self._single | turns, self.kf.patience)
+        with suppress(NotYetWritten):  # then at the first frame
+            self.kf.check_datasets()
 
     def __iter__(self) -> "DataSource":
         iter(self.kf)

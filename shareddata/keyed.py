@@ -236,8 +236,9 @@ class Indices:
         if wanted < self._keys.complete:
             self.current_key = wanted
             return wanted
+        if not self._ended:
+            self._complain()
         self._ended = True
-        self._complain()
         raise StopIteration
 
     @property
