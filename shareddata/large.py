@@ -199,7 +199,7 @@ class LargeValues:
         """
         if self._folder and self._folder not in _swept:
             self._begin(Path(self._folder))
-        if _uncertain:
+        if self._folder and _uncertain:
             self._settle()
         return Change(self)
 

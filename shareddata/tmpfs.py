@@ -157,8 +157,7 @@ class Writer:
         self._contents_size = 0
         self._spare = f"{folder}/{_SPARES}"
         self._mark = f"{folder}/{_MARKS}/{self.name}"
-        for name in (_SPARES, _MARKS):
-            os.makedirs(f"{folder}/{name}", 0o700, exist_ok=True)
+        os.makedirs(os.path.dirname(self._mark), 0o700, exist_ok=True)
         while True:
             self._descriptor = os.open(self._mark, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
@@ -229,7 +228,7 @@ class Writer:
         """
         spare = f"{self._spare}/{self.new_name()}"
         try:
-            os.rename(path, spare)
+            _rename(path, spare)
         except FileNotFoundError:
             return  # another process was faster
         status = os.stat(spare)
@@ -248,11 +247,7 @@ class Writer:
     def _name(spare: str, path: str) -> None:
         """Give a file that was written again its new name."""
         try:
-            try:
-                os.rename(spare, path)
-            except FileNotFoundError:
-                os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-                os.rename(spare, path)
+            _rename(spare, path)
         except BaseException:
             unlink(spare)
             raise
@@ -310,6 +305,19 @@ def end_writing(folder: str) -> None:
     with _lock:
         if (given := _writers.pop(folder, None)) is not None:
             given.close()
+
+
+def _rename(old: str, new: str) -> None:
+    """Rename a file; the new name's folder is made if it is missing: another process may have removed it, empty.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        os.rename(old, new)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(new), 0o700, exist_ok=True)
+        os.rename(old, new)
 
 
 def _write_new(path: str, parts: Sequence[Buffer]) -> mmap.mmap:

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from programs import Program
-from servers import OwnServer
+from servers import OwnServer, free_port
 from shareddata import DecodeError, ServerSetupError, ServerTimeout, SharedMemory, large, tmpfs
 from shareddata.large import LargeValues
 from shareddata.wire import pack, transaction
@@ -107,8 +107,6 @@ def test_files_are_written_again_and_only_a_few_are_kept_for_that(shm: SharedMem
 
 
 def test_over_tcp_values_go_through_the_server(own_server: Callable[..., OwnServer]) -> None:
-    from servers import free_port
-
     server = own_server(port=free_port())
     with SharedMemory(url=server.tcp_url) as shm:
         values = LargeValues(shm)
@@ -268,6 +266,30 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_start(
     linked = {path for path in files(shm) if path.parent.name == "k"}
     assert linked >= {Path(large._parsed(stored).path)}
     assert all(str(path) in {large._parsed(value).path for value in used} for path in files(shm))
+
+
+def test_what_is_replaced_after_a_sweep_is_removed_too(
+    shm: SharedMemory, client: redis.Redis, program: Callable[..., Program]
+) -> None:
+    writer = program(KILLED, shm.url, "within")
+    assert writer.line() == "there"
+    writer.kill()
+    values = LargeValues(shm)
+    for number in range(20):
+        put(shm, values, bytes([number]) * 100_000)
+    assert len([path for path in files(shm) if path.parent.name == "k"]) == 1
+
+
+def test_a_change_over_tcp_leaves_those_over_the_socket_alone(own_server: Callable[..., OwnServer]) -> None:
+    server = own_server(port=free_port())
+    with SharedMemory(url=server.url) as near, SharedMemory(url=server.tcp_url) as far:
+        with pytest.raises(KeyboardInterrupt, match="here"), LargeValues(near).change() as change:
+            change.store("k", BIG)
+            raise KeyboardInterrupt("here")
+        assert put(far, LargeValues(far), BIG) == BIG
+        assert len(files(near)) == 1
+        put(near, LargeValues(near), b"small")
+        assert files(near) == []
 
 
 def test_files_of_a_living_writer_are_not_swept(
