@@ -283,9 +283,14 @@ def test_what_is_replaced_after_a_sweep_is_removed_too(
 def test_a_change_over_tcp_leaves_those_over_the_socket_alone(own_server: Callable[..., OwnServer]) -> None:
     server = own_server(port=free_port())
     with SharedMemory(url=server.url) as near, SharedMemory(url=server.tcp_url) as far:
-        with pytest.raises(KeyboardInterrupt, match="here"), LargeValues(near).change() as change:
-            change.store("k", BIG)
-            raise KeyboardInterrupt("here")
+
+        def interrupted() -> None:
+            with LargeValues(near).change() as change:
+                change.store("k", BIG)
+                raise KeyboardInterrupt("here")
+
+        with pytest.raises(KeyboardInterrupt, match="here"):
+            interrupted()
         assert put(far, LargeValues(far), BIG) == BIG
         assert len(files(near)) == 1
         put(near, LargeValues(near), b"small")
