@@ -59,13 +59,14 @@ def run(say: Say, live: Say, *, seconds: float = 5.0, folder: str | Path | None 
         say: tells the user what is going on, a line at a time.
         live: shows a line that the next one may replace.
         seconds: how long the frames are followed.
-        folder: where everything goes; a new one in the temporary folder if None.
+        folder: where everything goes, not there or empty; a new one in the temporary folder if None.
 
     Returns:
         The folder.
 
     Raises:
-        SharedDataError: a program did not start or ended, or something was not seen; with the last messages.
+        SharedDataError: the folder is not empty; a program did not start or ended, or something was not seen; with the
+            last messages.
         ModuleNotFoundError: an extra of the package is missing; the message names it.
 
     Redis: as `SharedMemory.init`, `Follower`, `SensorReader`.
@@ -73,6 +74,8 @@ def run(say: Say, live: Say, *, seconds: float = 5.0, folder: str | Path | None 
     numpy()
     place = Path(folder).absolute() if folder else Path(tempfile.mkdtemp(prefix="shareddata-demo-"))
     place.mkdir(parents=True, exist_ok=True)
+    if any(place.iterdir()):
+        raise SharedDataError(f"{place}: is not empty: name a new folder")
     environ = {name: value for name, value in os.environ.items() if name != "LOGFILE"}
     environ |= {"LOGDIR": str(place), "INIT_MSG": _FLAG}
     with ExitStack() as stack:
@@ -181,7 +184,7 @@ def _picture(stage: Stage, sensor: SensorReader) -> None:
 def _record(stage: Stage, sensor: SensorReader) -> None:
     """Record a dataset of snapshots, and read it back."""
     folder = stage.folder / "dataset"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir()
     sensor.start_write(str(folder))
     deadline = time.monotonic() + _SILENCE
     while len(list(folder.glob("*.zip"))) < _SNAPSHOTS:
