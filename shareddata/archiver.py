@@ -34,19 +34,21 @@ from shareddata.deadletters import Letter
 from shareddata.errors import (
     DecodeError,
     FieldError,
+    ServerError,
     ServerTimeout,
     ServerUnreachable,
     SharedDataError,
     TemplateError,
 )
 from shareddata.memory import SharedMemory
-from shareddata.subscription import Event, Ledger, Subscription
+from shareddata.subscription import Event, Ledger, Settled, Subscription
 from shareddata.wire import shown
 
 log = logging.getLogger("shareddata")
 
 _QUEUE = 100  # events in hand at most
-_WAIT = 1.0  # seconds in the server, or between two tries while nothing can be written
+_WAIT = 1.0  # seconds between two tries while nothing can be written
+_LISTEN = 0.25  # seconds that events are waited for at once: so soon a stop is noticed
 _PAUSES = (0.1, 0.3, 0.9, 2.7, 4.0)  # seconds before the second try, the third, ...
 _DRAIN = 10.0  # seconds at most for what was emitted before the stop
 _HOPELESS = (TemplateError, FieldError, DecodeError)  # another try would end in the same way
@@ -208,12 +210,14 @@ class DataArchiver(ABC):
 
     def _prepare(self) -> None:
         """Take part in the streams; called once, before anything is stored."""
-        if self._subscription:
+        if self._subscription and self._ledger:
             try:
                 self._subscription.begin()
             except BaseException:
                 self._subscription.close()
                 raise
+            for stream in self._subscription.streams.values():
+                self._ledger.look_at(stream)  # what a killed one had acknowledged is still there
 
     # -- events that come -----------------------------------------------------------------------------------------
 
@@ -275,7 +279,7 @@ class DataArchiver(ABC):
         try:
             while not self._stop_event.is_set():
                 try:
-                    self._take(_WAIT)
+                    self._take(_LISTEN)
                     told = False
                 except SharedDataError as error:
                     if not told:
@@ -303,6 +307,7 @@ class DataArchiver(ABC):
         """Take what was emitted until now."""
         if self._subscription:
             end, last = time.monotonic() + _DRAIN, self._subscription.clock()
+            self._subscription.look()
             while time.monotonic() < end and (events := self._take(0.001)):
                 if min(event.emitted for event in events) > last:
                     return
@@ -328,6 +333,7 @@ class DataArchiver(ABC):
                 self._process(work)
             self._current = None
             self._trim(idle=self._payload_queue.empty())
+        self._trim(idle=True)
 
     def _next(self, ended: bool) -> Work | None:
         """Return the next event to be stored, one that failed when its time has come; None at the end.
@@ -346,25 +352,34 @@ class DataArchiver(ABC):
         """Store an event and acknowledge it, or see to it that it is tried again, or write its dead letter."""
         while True:
             try:
-                self._store_one(work)
-                self._finish(work)
-                if work.again and work.noted:  # it may have become a dead letter before it was acknowledged
-                    deadletters.path_of(self.dead_letters, self.name, work.identity).unlink(missing_ok=True)
-                self._stored += 1
-                self._resume()
-                return
-            except (ServerUnreachable, ServerTimeout) as error:
+                if self._attempt(work):
+                    return
+            except Settled:
+                return self._let_go(work)
+            except ServerError as error:
                 work.again = True
                 if not self._waited(work, str(error)):
                     self._giving_up = True
                     return
-            except Exception as error:  # noqa: BLE001  whatever a format, a template or a disk raises
-                work.again = True
-                work.tries += 1
-                self._failures += 1
-                hopeless = isinstance(error, _HOPELESS) or work.tries > self.max_retries
-                if self._bury(work, error) if hopeless else self._try_later(work, error):
-                    return
+
+    def _attempt(self, work: Work) -> bool:
+        """Try once; tell whether the event is done with for now."""
+        try:
+            self._store_one(work)
+        except (Settled, ServerUnreachable, ServerTimeout):
+            raise
+        except Exception as error:  # noqa: BLE001  whatever a format, a template or a disk raises
+            work.again = True
+            work.tries += 1
+            self._failures += 1
+            hopeless = isinstance(error, _HOPELESS) or work.tries > self.max_retries
+            return self._bury(work, error) if hopeless else self._try_later(work, error)
+        self._finish(work)
+        if work.noted and work.again:  # it has a dead letter, or may have become one before it was acknowledged
+            deadletters.remove(self.dead_letters, self.name, work.identity)
+        self._stored += 1
+        self._resume()
+        return True
 
     def _store_one(self, work: Work) -> None:
         payload, metadata = self._content(work)
@@ -381,6 +396,9 @@ class DataArchiver(ABC):
         """Acknowledge an event: its file, or its dead letter, is on disk."""
         if self._ledger and work.noted:
             self._ledger.acknowledge(work.event, work.notes)
+        self._let_go(work)
+
+    def _let_go(self, work: Work) -> None:
         if work.event and self._subscription:
             self._subscription.done(work.event)
 
@@ -418,8 +436,6 @@ class DataArchiver(ABC):
             return True
         try:
             payload, metadata = self._content(work)
-        except (ServerUnreachable, ServerTimeout) as away:
-            return not self._waited(work, str(away))
         except DecodeError:  # what is left of a damaged event
             payload, metadata = None, {}
         try:
@@ -432,17 +448,10 @@ class DataArchiver(ABC):
         else:
             log.error("%s is a dead letter: %s: metadata: %s: it is in %s: mend the cause, then `shareddata archive "
                       "--retry-dead-letters FILE`", what, _words(error), shown(metadata), path)  # fmt: skip
+        self._finish(work)
         self._dead += 1
-        return self._buried(work)
-
-    def _buried(self, work: Work) -> bool:
-        while True:
-            try:
-                self._finish(work)
-                return True
-            except (ServerUnreachable, ServerTimeout) as away:
-                if not self._waited(work, str(away)):
-                    return True
+        self._resume()
+        return True
 
     def _waited(self, work: Work, reason: str) -> bool:
         """Wait a second, as nothing can be done now; False when the archiver is being stopped."""
@@ -465,8 +474,7 @@ class DataArchiver(ABC):
             log.warning("archiver %s: %s is left for the next start: %s", self.name, work.identity, reason)
         else:
             log.error("archiver %s: an event of %s, which was fed, is lost: %s", self.name, work.source, reason)
-        if work.event and self._subscription:
-            self._subscription.done(work.event)
+        self._let_go(work)
 
     # -- the end --------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ A letter is one CBOR value, a dictionary, in a file `SOURCE_EVENT_ID.letter`.
 """
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ def usual_folder() -> Path:
     """Return the folder of dead letters where none is named: below $XDG_STATE_HOME, else ~/.local/state."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "shareddata" / "dead-letters"
+
+
+log = logging.getLogger("shareddata")
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,15 @@ def path_of(folder: Path, archiver: str, identity: str) -> Path:
     safe = re.sub(r"[^A-Za-z0-9.-]", "_", identity)[:180]
     mark = hashlib.sha256(f"{archiver} {identity}".encode()).hexdigest()[:8]
     return folder.absolute() / f"{safe}-{mark}.letter"
+
+
+def remove(folder: Path, archiver: str, identity: str) -> None:
+    """Remove an event's letter, if there is one: it was archived."""
+    path = path_of(folder, archiver, identity)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s: its event was archived, and it cannot be removed: %s", path, error)
 
 
 def read(path: Path) -> Letter:

@@ -22,6 +22,7 @@ from shareddata.large import LargeValues
 from shareddata.memory import SharedMemory
 from shareddata.wire import pack, transaction
 
+_LAST = 2**64 - 1  # the greatest number within a millisecond
 _PAGE = 500  # entries taken out in one transaction
 
 
@@ -169,8 +170,8 @@ def entry_of(identity: bytes, fields: Sequence[bytes]) -> Entry:
 
 def _after(identity: str) -> str:
     """Return the id that follows an id."""
-    milliseconds, _, number = identity.partition("-")
-    return f"{milliseconds}-{int(number) + 1}"
+    milliseconds, number = _number(identity)
+    return f"{milliseconds}-{number + 1}" if number < _LAST else f"{milliseconds + 1}-0"
 
 
 def _number(identity: str) -> tuple[int, int]:

@@ -7,13 +7,13 @@ events come or what becomes of those that fail (`archiver`). Invariants:
 2. A file reads back as the payload was; what its format cannot hold is refused.
 """
 
-import itertools
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
-from shareddata.archiver import DataArchiver
+from shareddata.archiver import DataArchiver, Work
 from shareddata.codec import encode_any, numpy
 from shareddata.errors import FieldError
 from shareddata.paths import FileName
@@ -78,34 +78,34 @@ class FileArchiver(DataArchiver):
         """
         work = self._current
         assert work, "files are written while an event is stored"
-        identity = f"{work.identity}:{index}"
-        ledger = self._ledger if work.noted else None
-        own = ledger.own(identity) if ledger and work.again else None
-        root = self.name_template.root or "/"
-        with Draft(root, own or path, write, f"{self.name} {identity}", work.again) as draft:
-            for name in self._names(draft, path, own):
-                if name != own and (draft.exists(name) or (ledger and not self._claim(identity, name))):
-                    continue
-                if draft.publish(name, noted=ledger is not None):
-                    self._last = name
-                    return
+        identity, noted = f"{work.identity}:{index}", bool(work.noted and self._ledger)
+        while True:
+            name = self._name(work, identity, path)
+            root = self.name_template.root or "/"
+            if PurePosixPath(name).is_relative_to(root):  # a name of an earlier run may have another root
+                with Draft(root, name, write, f"{self.name} {identity}", work.again) as draft:
+                    if draft.publish(name, noted):
+                        self._last = name
+                        return
+            if noted and self._ledger:
+                self._ledger.release(identity, name)
 
-    def _names(self, draft: Draft, path: str, own: str | None) -> Iterable[str]:
-        """Yield names for a file: its own from an earlier try, then the first that are free."""
-        if own is not None:
-            yield own
-            path = own
-        first = self._numbers.get(path, 1) if draft.exists(path) else 1
+    def _name(self, work: Work, identity: str, path: str) -> str:
+        """Return the name that is noted for a file, or else the first that is free, noted now."""
         if len(self._numbers) > _NAMES:
             self._numbers.clear()
-        for number, name in zip(itertools.count(first), numbered(path, first)):
+        first = self._numbers.get(path, 1) if os.path.lexists(path) else 1
+        for number, name in enumerate(numbered(path, first), first):
+            if os.path.lexists(name):
+                continue
+            if work.noted and self._ledger:
+                mine = self._ledger.claim(work.event, identity, name)
+                if mine is None:
+                    continue
+                name = work.notes[identity] = mine
             self._numbers[path] = number
-            yield name
-
-    def _claim(self, identity: str, name: str) -> bool:
-        assert self._current and self._ledger
-        self._current.notes[identity] = name
-        return self._ledger.claim(identity, name)
+            return name
+        raise AssertionError("there is always another number")
 
 
 class ArrayArchiver(FileArchiver):

@@ -5,8 +5,8 @@ Invariants:
 
 1. An event that was taken stays pending in Redis until it is acknowledged: whoever comes after a crash is given it
    again, marked as `again`.
-2. An event's file name is noted in Redis before the file has it, and the note is there until the acknowledgement, in
-   the same transaction.
+2. An event's file name is noted in Redis before the file has it, by whoever still has to acknowledge the event; the
+   note is there until the acknowledgement, in the same transaction.
 3. Two events never have a note of the same name.
 4. An event that its emitter wrote twice, after an outcome that it did not learn, is given once.
 """
@@ -32,6 +32,10 @@ _LOOK = 0.5  # seconds after which new sources are looked for
 _STALE = 60.0  # seconds after which what another process of this name has taken is taken over
 _RECENT = 10_000  # tokens of each stream among which a repeated one is looked for
 _TRIM_EVENTS, _TRIM_BYTES = 200, 1 << 23  # acknowledged since the last trimming, while more comes
+
+
+class Settled(Exception):
+    """Another process of the same name was given the event too, and has acknowledged it: nothing is to be done."""
 
 
 class Event(NamedTuple):
@@ -139,7 +143,7 @@ class Subscription:
         Redis: SMEMBERS; XINFO GROUPS, MULTI, XGROUP CREATE, INCR, EXEC for each stream.
         """
         self._connection.open()
-        self._look()
+        self.look()
         self._began = True
 
     def clock(self) -> int:
@@ -168,10 +172,10 @@ class Subscription:
             self._connection.open(min(wait, _BLOCK))
             self._connection.settle()
             if self._connection.opened != self._opened:
-                self._look()
+                self.look()
                 self._unsure, self._opened = True, self._connection.opened
             elif time.monotonic() - self._looked > _LOOK:
-                self._look()
+                self.look()
             if time.monotonic() - self._checked > _STALE:
                 self._unsure, self._checked = self._unsure or self._is_stale(), time.monotonic()
             if self._unsure:
@@ -184,7 +188,7 @@ class Subscription:
         except ServerRefused as error:
             if "NOGROUP" not in str(error) and "no such key" not in str(error):
                 raise
-            self._look()  # the server lost its data, or somebody removed the group
+            self.look()  # the server lost its data, or somebody removed the group
             return []
 
     def _new(self, count: int, wait: float) -> list[Event]:
@@ -246,7 +250,7 @@ class Subscription:
 
     # -- which streams --------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Take part in the streams that are there and selected.
 
         Redis: SMEMBERS; XINFO GROUPS, MULTI, XGROUP CREATE, INCR, EXEC for each new stream.
@@ -305,15 +309,18 @@ class Ledger:
 
         Raises:
             DecodeError: it is not there any more, or is none.
+            Settled: another process of this archiver's name has acknowledged the event.
             ServerSetupError: it is in the memory of another machine or user.
 
-        Redis: HGET.
+        Redis: HGET, XPENDING.
         """
         stream, entry = event.stream, event.entry
         seen = None
         while True:
             stored = self._connection.ask("HGET", stream.place(entry.place), entry.token)
             if stored is None:
+                if not self._connection.single(self._is_pending(event), [str(event)])[0]:
+                    raise Settled(f"{event} was acknowledged by another process")
                 raise DecodeError(f"{event}: its payload is not there any more: somebody removed it")
             try:
                 return _decoded(large.read(stored), str(event))
@@ -322,29 +329,56 @@ class Ledger:
                     raise large.lost(stored, str(event)) from None
                 seen = stored
 
-    def own(self, identity: str) -> str | None:
-        """Return the name that was noted for an event, None for none.
+    def claim(self, event: Event | None, identity: str, path: str) -> str | None:
+        """Note that a file will have this name, unless another name is noted for it already.
 
-        Redis: MULTI, HGET, EXEC, HGET.
+        Args:
+            event: whose file it is; None for an event that is in no stream.
+            identity: what the file is called in the notes.
+            path: the name.
+
+        Returns:
+            The name that is noted now for this file; None when this name is another file's.
+
+        Raises:
+            Settled: another process of this archiver's name has acknowledged the event.
+
+        Redis: MULTI, HGET, HSETNX, HGET, HSETNX, XPENDING, EXEC; HGET, HDEL where another name was noted.
         """
-        path = self._connection.ask("HGET", self._key, f"event:{identity}")
-        if path is None or self._connection.ask("HGET", self._key, b"path:" + path) != identity.encode():
-            return None
-        return str(path, "utf-8")
-
-    def claim(self, identity: str, path: str) -> bool:
-        """Note that an event's file will have this name; False when the name is another event's.
-
-        Redis: MULTI, HSETNX, HGET, HSET, EXEC.
-        """
+        mine, theirs = f"event:{identity}", f"path:{path}"
         commands = [
-            pack("HSETNX", self._key, f"path:{path}", identity),
-            pack("HGET", self._key, f"path:{path}"),
-            pack("HSET", self._key, f"event:{identity}", path),
+            pack("HGET", self._key, mine),
+            pack("HSETNX", self._key, theirs, identity),
+            pack("HGET", self._key, theirs),
+            pack("HSETNX", self._key, mine, path),
         ]
+        commands += [self._is_pending(event)] if event else []
         self._connection.settle()
-        _, owner, _ = self._connection.transact(transaction(commands), [f"notes of archiver {self._name}"] * 3)
-        return bool(owner == identity.encode())
+        before, _, owner, *rest = self._connection.transact(
+            transaction(commands), [f"notes of archiver {self._name}"] * len(commands)
+        )
+        own = owner == identity.encode()
+        if event and not rest[-1]:
+            self._connection.call("HDEL", self._key, mine, *[theirs] * own)
+            raise Settled(f"{event} was acknowledged by another process")
+        if before is None or before == path.encode():
+            return path if own else None
+        if self._connection.ask("HGET", self._key, b"path:" + before) == identity.encode():
+            if own:
+                self._connection.call("HDEL", self._key, theirs)
+            return str(before, "utf-8")
+        self._connection.call("HDEL", self._key, mine)  # a name that it did not get, or of a process that has ended
+        return self.claim(event, identity, path)
+
+    def _is_pending(self, event: Event) -> bytes:
+        return pack("XPENDING", event.stream.key, self._name, event.entry.id, event.entry.id, 1)
+
+    def release(self, identity: str, path: str) -> None:
+        """Forget the name of a file: somebody else's file has it.
+
+        Redis: HDEL.
+        """
+        self._connection.call("HDEL", self._key, f"event:{identity}", f"path:{path}")
 
     def acknowledge(self, event: Event | None, notes: Mapping[str, str]) -> None:
         """Say that an event is done with, and drop its notes.
@@ -360,11 +394,15 @@ class Ledger:
         commands += [pack("HDEL", self._key, *fields)] if fields else []
         if not commands:
             return
+        if event:
+            self.look_at(event.stream, 1, event.entry.size)
         self._connection.settle()
         self._connection.transact(transaction(commands), [f"archiver {self._name}"] * len(commands))
-        if event:
-            stream, count, size = self._acknowledged.get(event.stream.key, (event.stream, 0, 0))
-            self._acknowledged[event.stream.key] = stream, count + 1, size + event.entry.size
+
+    def look_at(self, stream: EventStream, count: int = 0, size: int = 0) -> None:
+        """Let `trim` look at a stream, of which so many events and bytes were acknowledged."""
+        _, before, bytes_before = self._acknowledged.get(stream.key, (stream, 0, 0))
+        self._acknowledged[stream.key] = stream, before + count, bytes_before + size
 
     def trim(self, idle: bool) -> None:
         """Drop what every archiver has acknowledged.

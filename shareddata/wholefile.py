@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from shareddata.errors import TemplateError
 
+_BLOCK = 1 << 20  # bytes compared at once
 _LINKS = 40  # symbolic links followed for one name
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # a file system without hard links
@@ -44,16 +45,17 @@ class Draft:
     def __init__(self, root: str, path: str, write: Write, owner: str, again: bool = False) -> None:
         place = PurePosixPath(path)
         self._folder = _open_folder(root, place.relative_to(root).parts[:-1])
+        self._file: BinaryIO | None = None
         mark = f".shareddata-{hashlib.sha256(owner.encode()).hexdigest()[:16]}-"
-        self._name = f"{mark}{secrets.token_hex(4)}.part"
+        self._name = f"{mark}{os.getpid()}-{secrets.token_hex(4)}.part"
         try:
             if again:
                 self._remove_left(mark)
-            file = os.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=self._folder)
-            with open(file, "wb") as stream:
-                write(stream)
-                stream.flush()
-                os.fsync(file)
+            file = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=self._folder)
+            self._file = open(file, "w+b")  # noqa: SIM115  closed by close()
+            write(self._file)
+            self._file.flush()
+            os.fsync(file)
         except BaseException:
             self.close()
             raise
@@ -72,6 +74,8 @@ class Draft:
             pass
         finally:
             os.close(self._folder)
+            if self._file:
+                self._file.close()
 
     def exists(self, path: str) -> bool:
         """Tell whether something has a name."""
@@ -120,22 +124,22 @@ class Draft:
         return True
 
     def _is_same(self, name: str) -> bool:
+        assert self._file
+        self._file.seek(0)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            with self._opened(name) as one, self._opened(self._name) as other:
-                while block := one.read(1 << 20):
-                    if block != other.read(1 << 20):
+            with open(os.open(name, flags, dir_fd=self._folder), "rb") as other:
+                while block := self._file.read(_BLOCK):
+                    if block != other.read(_BLOCK):
                         return False
                 return not other.read(1)
         except OSError:
             return False  # a folder, a link, another user's file
 
-    def _opened(self, name: str) -> BinaryIO:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        return open(os.open(name, flags, dir_fd=self._folder), "rb")
-
     def _remove_left(self, mark: str) -> None:
+        """Remove what dead processes have left."""
         for name in os.listdir(self._folder):
-            if name.startswith(mark):
+            if name.startswith(mark) and not _is_alive(name.removeprefix(mark).partition("-")[0]):
                 os.unlink(name, dir_fd=self._folder)
 
 
@@ -151,6 +155,17 @@ def numbered(path: str, first: int = 1) -> Iterator[str]:
     while True:
         yield str(place.with_stem(f"{place.stem}_{number}")) if number > 1 else path
         number += 1
+
+
+def _is_alive(pid: str) -> bool:
+    """Tell whether a process of this machine lives; on another machine's files it errs, and that try is made again."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError):
+        pass  # another user's
+    return True
 
 
 def _open_folder(root: str, names: tuple[str, ...]) -> int:
@@ -196,8 +211,11 @@ def _enter(opened: list[int], name: str) -> str | None:
     try:
         opened.append(os.open(name, _FOLDER, dir_fd=opened[-1]))
     except FileNotFoundError:
-        os.mkdir(name, dir_fd=opened[-1])
-        _sync(opened[-1])
+        try:
+            os.mkdir(name, dir_fd=opened[-1])
+            _sync(opened[-1])
+        except FileExistsError:
+            pass  # another archiver was quicker
         opened.append(os.open(name, _FOLDER, dir_fd=opened[-1]))
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENOTDIR):
