@@ -23,7 +23,7 @@ from shareddata.grid import Piece, Selection, Shape, covers, cut, select
 KEEP_BYTES = 128 * 1024 * 1024
 """Bytes of a dataset that are kept when its maker does not say how many chunks."""
 
-_KEEP_LEAST = 4
+_KEEP_LEAST, _KEEP_MOST = 4, 2**20
 _ATTRIBUTES = 65536  # bytes of an object's attributes
 _ARRAY = "__array__"
 
@@ -274,7 +274,7 @@ class Dataset:
 
         Redis: MULTI, HSET, XADD, EXEC.
         """
-        with self.file.together():
+        with self._access.writing().together(at_once=True):
             index = len(self)
             self.resize(index + 1, axis=0)
             self[index] = value
@@ -294,7 +294,7 @@ class Dataset:
 
     def _kept_as_is(self, part: Any, writer: FrameWriter) -> Any:
         """Return a whole chunk's elements, contiguous; the caller's own array only where it is written at once."""
-        return part.copy() if writer.grouping else numpy().ascontiguousarray(part)
+        return writer.copied(self._layout, part) if writer.grouping else numpy().ascontiguousarray(part)
 
     def _merged(self, writer: FrameWriter, piece: Piece, part: Any) -> Any:
         """Return a chunk's elements with a part of them replaced.
@@ -432,7 +432,7 @@ def keep_of(keep: int | None, chunk_bytes: int, what: str) -> int:
         FieldError: less than one was wanted.
     """
     if keep is None:
-        return max(_KEEP_LEAST, KEEP_BYTES // max(1, chunk_bytes))
+        return min(max(_KEEP_LEAST, KEEP_BYTES // chunk_bytes), _KEEP_MOST)
     if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
         raise FieldError(f"{what}: keep is {keep!r}, expected a number of chunks from 1 on")
     return keep

@@ -16,13 +16,13 @@ import difflib
 import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from shareddata.connection import Connection
 from shareddata.errors import UnknownData
-from shareddata.framestore import REMOVED, REPLACED, WRITING, Description, FrameStore
+from shareddata.framestore import REMOVED, REPLACED, SEALED, WRITING, Description, FrameStore
 from shareddata.framewriter import NEWS, FrameWriter, claim, generation_of
 from shareddata.large import LIMIT, LargeValues
 from shareddata.memory import SharedMemory
@@ -151,6 +151,7 @@ def take_over(store: FrameStore, large: LargeValues) -> FrameWriter:
 
     Raises:
         UnknownData: there is no such file any more.
+        ValueError: it was sealed.
 
     Redis: WATCH, GET, MULTI, SET, EXEC, WATCH, GET; MULTI, HGETALL, XREVRANGE, EXEC; HKEYS for each dataset.
     """
@@ -158,6 +159,8 @@ def take_over(store: FrameStore, large: LargeValues) -> FrameWriter:
     if mine is None:
         raise UnknownData(f"{store.subject}: it was replaced or removed just now: open it again")
     store.refresh()
+    if store.description.state == SEALED:
+        raise ValueError(f"{store.subject}: it was sealed: no more can be written; create it anew with mode='w'")
     writer = FrameWriter(store, mine, large)
     writer.adopt()
     if large.by_reference:
@@ -241,7 +244,7 @@ def remove(name: str, shm: SharedMemory) -> None:
 
 def _removed(shm: SharedMemory, connection: Connection, large: LargeValues, name: str) -> bool:
     there = [each for each in listed(connection, shm.keys) if each.name == name]
-    return not there or _exchange(shm, connection, large, there, [], pack("UNWATCH") + pack("UNWATCH"), REMOVED)
+    return not there or _exchange(shm, connection, large, {there[0]: REMOVED}, [], pack("UNWATCH") + pack("UNWATCH"))
 
 
 def _made(
@@ -254,7 +257,8 @@ def _made(
         raise FileExistsError(f"{shm.url}: there is a frame file {name!r}: mode='w' replaces it")
     others = [each for each in there if each.name != name]
     victims = _victims(connection, shm.keys, others, len(others) + 1 - FILES) if len(others) >= FILES else []
-    return _exchange(shm, connection, large, old + victims, making, guard, REPLACED)
+    ends = {**dict.fromkeys(old, REPLACED), **dict.fromkeys(victims, REMOVED)}
+    return _exchange(shm, connection, large, ends, making, guard)
 
 
 def _victims(connection: Connection, keys: Names, there: Sequence[Listed], count: int) -> list[Listed]:
@@ -265,24 +269,27 @@ def _victims(connection: Connection, keys: Names, there: Sequence[Listed], count
 
 
 def _exchange(
-    shm: SharedMemory, connection: Connection, large: LargeValues, old: Sequence[Listed], making: list[bytes],
-    guard: bytes, state: str,
+    shm: SharedMemory, connection: Connection, large: LargeValues, old: Mapping[Listed, str], making: list[bytes],
+    guard: bytes,
 ) -> bool:  # fmt: skip
-    """Remove generations and make another one, in one transaction; False when others were quicker.
+    """Remove generations, each with its last state, and make another one, in one transaction.
 
     Their writers are fenced off first, so that what is to be removed does not change any more.
+
+    Returns:
+        False when others created or removed files meanwhile.
     """
     keys = shm.keys
     for each in old:
         _claim(connection, keys.frames(each.name), each.generation)
     connection.call("WATCH", keys.frame_files(), *[keys.frames(each.name) for each in old])
     opened = connection.opened
-    if not set(old) <= set(listed(connection, keys)):
+    if not old.keys() <= set(listed(connection, keys)):
         connection.call("UNWATCH")
         return False
     commands: list[bytes] = []
     taken: list[int] = []
-    for each in old:
+    for each, state in old.items():
         description = _described(connection, keys, each)
         referring = _referring(description) if large.by_reference else []
         taken += range(len(commands), len(commands) + len(referring))
@@ -294,6 +301,8 @@ def _exchange(
         answers = connection.transact(transaction(commands), ["the frame files"] * len(commands), guard)
         for i in taken if answers else ():
             change.replaced(*answers[i])
+    if not answers:
+        connection.call("UNWATCH")
     return bool(answers)
 
 

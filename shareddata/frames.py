@@ -20,6 +20,7 @@ know chunks, keys in Redis or transactions. Invariants:
 """
 
 import difflib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,16 +40,17 @@ from shareddata.dataset import (
     keep_of,
 )
 from shareddata.errors import FieldError, ServerTimeout, ServerUnreachable, UnknownData
-from shareddata.framefiles import Info, files, remove
-from shareddata.framestore import REMOVED, SEALED, WRITING, Extent, FrameStore, Layout
+from shareddata.framefiles import FILES, Info, files, remove
+from shareddata.framestore import SEALED, WRITING, Extent, FrameStore, Layout
 from shareddata.framewriter import FrameWriter
 from shareddata.grid import default_chunks
 from shareddata.large import LargeValues
 from shareddata.memory import SharedMemory
 from shareddata.stream import Place
 
-__all__ = ["Attributes", "Created", "Dataset", "FrameFile", "Group", "Info", "created", "files", "remove"]
+__all__ = ["FILES", "Attributes", "Created", "Dataset", "FrameFile", "Group", "Info", "created", "files", "remove"]
 
+_CHUNK_LARGEST = 2**29  # the server's limit for a value
 _BLOCK = 1.0  # seconds, or half of the time-out
 
 
@@ -79,6 +81,11 @@ class Group(Mapping[str, Any]):
 
     def __bool__(self) -> bool:
         """Tell whether its file is open, as h5py does."""
+        return not self._access.closed
+
+    @property
+    def id(self) -> bool:
+        """Whether its file is open: all that h5py's users ask of an `id`."""
         return not self._access.closed
 
     @property
@@ -227,7 +234,7 @@ class Group(Mapping[str, Any]):
             raise FieldError(f"{what}: neither shape nor data were given")
         layout = _layout(absolute, extent, elements, maxshape, chunks, keep, what)
         values = None if source is None else _reshaped(converted(data, elements, what), extent, what)
-        with self.file.together():
+        with writer.together(at_once=True):
             parent = absolute.rpartition("/")[0]
             if parent:
                 self._make_groups(writer, parent)
@@ -287,8 +294,10 @@ def _layout(
         parts = _shape(chunks, what)
         if len(parts) != len(shape) or 0 in parts:
             raise FieldError(f"{what}: chunks {parts} for the shape {shape}")
-    made = Layout(path, dtype.str, dtype.itemsize, largest, parts, 1)
-    return Layout(path, dtype.str, dtype.itemsize, largest, parts, keep_of(keep, made.chunk_bytes, what))
+    size = dtype.itemsize * math.prod(parts)
+    if size > _CHUNK_LARGEST:
+        raise FieldError(f"{what}: chunks of {size} bytes, expected {_CHUNK_LARGEST} at most: give smaller `chunks`")
+    return Layout(path, dtype.str, dtype.itemsize, largest, parts, keep_of(keep, size, what))
 
 
 class FrameFile(Group):
@@ -465,13 +474,15 @@ def _opened(
         return framefiles.create(shm, name, large, metadata, only_new=mode != "w")
     store = FrameStore(shm, name)
     try:
-        store.use(generation or framefiles.current(shm, name, store.connection))
-        if mode != "r":
-            return store, framefiles.take_over(store, large)
-        store.refresh()
-        if store.description.state == REMOVED:
-            raise UnknownData(f"{store.subject}: the generation {store.generation} was removed")
-        return store, None
+        while True:
+            store.use(generation or framefiles.current(shm, name, store.connection))
+            if mode != "r":
+                return store, framefiles.take_over(store, large)
+            store.refresh()
+            if store.description.state in (WRITING, SEALED):
+                return store, None
+            if generation:
+                raise UnknownData(f"{store.subject}: its generation {generation} was {store.description.state}")
     except UnknownData:
         store.connection.close()
         if mode != "a":

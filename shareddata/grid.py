@@ -127,11 +127,6 @@ def covers(piece: Piece, chunks: Shape) -> bool:
     return all(part.stop - part.start == length and part.step == 1 for part, length in zip(piece.inside, chunks))
 
 
-def count(shape: Shape, chunks: Shape) -> int:
-    """Return how many chunks an array has."""
-    return math.prod(-(-size // length) for size, length in zip(shape, chunks))
-
-
 def outside(shape: Shape, chunks: Shape, chunk: Shape) -> bool:
     """Tell whether a chunk is wholly beyond an array's end."""
     return any(number * length >= size for number, length, size in zip(chunk, chunks, shape))
