@@ -126,7 +126,12 @@ class File:
         self.path.unlink(missing_ok=True)
 
 
-CONTENDERS: dict[str, Callable[[str, str], Any]] = {"FrameFile": Frames, "sensor": Sensor, "redis-py": RedisPy, "file": File}
+CONTENDERS: dict[str, Callable[[str, str], Any]] = {
+    "FrameFile": Frames,
+    "sensor": Sensor,
+    "redis-py": RedisPy,
+    "file": File,
+}
 
 
 def main() -> None:
