@@ -23,8 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shareddata import codec
-
-Buffer = bytes | bytearray | memoryview
+from shareddata.codec import Buffer
 
 MOST_DIMENSIONS = 64
 """Dimensions of an array, numpy's own limit."""

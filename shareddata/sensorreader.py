@@ -81,7 +81,8 @@ class SensorReader:
         self._store, self._under = self._located(path)
         top = tree.sensor_name(directory, ".")
         self.filename = path.removeprefix(top).lstrip("/") or "."
-        self.sensor_name = (sensor_name or path[path.rfind("/") + 1 :]).replace(" ", "_").replace("/", "_")
+        named = self.filename if self.filename != "." else path
+        self.sensor_name = (sensor_name or named).replace(" ", "_").replace("/", "_")
         self.attributes: list[str] = []
         self.update_attributes()
         self._shm.attach(self)
@@ -101,7 +102,7 @@ class SensorReader:
             names = list(self._callbacks)
         try:
             for name in names:
-                self.disable_watchdog(name)
+                self._disable(name)
         finally:
             try:
                 self.stop_watchdog()
@@ -396,11 +397,16 @@ class SensorReader:
         Redis: CLIENT UNBLOCK; in the thread XINFO STREAM, XRANGE.
         """
         full = self._full(tree.value_name(name, self._store.name))
-        watch = self._watch
-        if watch is None or full not in self._callbacks:
+        if full not in self._callbacks:
             raise FieldError(
                 f"sensor {self._store.name}: no watchdog is attached to {name!r}{tree.near(name, self._callbacks)}"
             )
+        self._disable(full)
+
+    def _disable(self, full: str) -> None:
+        watch = self._watch
+        if watch is None:
+            return
         try:
             watch.settle()
         finally:

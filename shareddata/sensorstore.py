@@ -17,16 +17,17 @@ that something was packed under a stream `sensor:camera/front:packed:measurement
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from shareddata import bounded, cbor, large, tree
 from shareddata.bounded import Bounded
-from shareddata.cbor import Buffer
+from shareddata.codec import Buffer
 from shareddata.connection import Connection
 from shareddata.errors import DecodeError, FieldError, SensorNotInitializedError
-from shareddata.large import LargeValues
+from shareddata.large import Change, LargeValues
 from shareddata.memory import SharedMemory
-from shareddata.wire import pack, question, transaction
+from shareddata.wire import pack, pieces, question, spread, transaction
 
 MEASUREMENT, METADATA = "measurement", "metadata"
 
@@ -98,7 +99,7 @@ class SensorStore:
         Raises:
             FieldError: a value cannot be written; nothing was.
 
-        Redis: MULTI, HMGET (by reference), HSET, HDEL, ZADD, XADD, XRANGE, XTRIM, EXEC; at first INCR, HKEYS.
+        Redis: MULTI, HMGET (by reference), HSET, HDEL, ZADD, XADD, XRANGE, XTRIM, EXEC; at first INCR, HKEYS, XRANGE.
         """
         leaves: dict[str, Any] = {}
         for name, data in values.items():
@@ -106,7 +107,7 @@ class SensorStore:
         encoded = {name: self._encoded(name, value) for name, value in leaves.items()}
         with self.lock:
             self._connection.settle()
-            known = self._begin()
+            known = self._begin(self._writes)
             stale = _stale(known, values, leaves)
             try:
                 stored = self._replace(encoded, stale)
@@ -117,11 +118,10 @@ class SensorStore:
             known.update(stored)
             for name in stale:
                 self._last.pop(name, None)
-            for name, each in stored.items():
-                if len(each) <= large.LIMIT:
-                    self._last[name] = each
-                else:
-                    self._last.pop(name, None)
+            for name, pieces_of_it in stored.items():
+                self._last.pop(name, None)
+                if sum(map(len, pieces_of_it)) <= large.LIMIT:
+                    self._last[name] = b"".join(pieces_of_it)
 
     def _encoded(self, name: str, value: Any) -> list[Buffer]:
         try:
@@ -129,8 +129,19 @@ class SensorStore:
         except (TypeError, ValueError) as error:
             raise FieldError(f"sensor {self.name}, value {name!r}: {type(value).__name__}: {error}") from None
 
-    def _begin(self) -> set[str]:
+    def _begin(self, stream: Bounded) -> set[str]:
         """Return the names of the sensor's values; at first also take a place in the order of creation.
+
+        Args:
+            stream: that is to be written: what it holds is known then.
+
+        Redis: INCR, HKEYS, XRANGE.
+        """
+        stream.learn(self._connection)
+        return self._known()
+
+    def _known(self) -> set[str]:
+        """Return the names of the sensor's values, as far as this program knows.
 
         Redis: INCR, HKEYS.
         """
@@ -147,24 +158,28 @@ class SensorStore:
         for stream in (self._writes, *self._packs.values()):
             stream.forget()
 
-    def _replace(self, encoded: Mapping[str, Sequence[Buffer]], stale: Sequence[str]) -> dict[str, bytes]:
-        """Write encoded values and remove others; return the values as they are stored."""
+    def _replace(self, encoded: Mapping[str, Sequence[Buffer]], stale: Sequence[str]) -> dict[str, list[Buffer]]:
+        """Write encoded values and remove others; return the values as they are stored, in pieces."""
         with self._large.change() as change:
-            stored = {name: change.store(self.key, parts) for name, parts in encoded.items()}
-            told = [each for name, value in stored.items() for each in (name, change.link(self._writes.key, value))]
-            commands = [pack("HMGET", self.key, *stored, *stale)] if self._large.by_reference else []
-            commands.append(pack("HSET", self.key, *[each for pair in stored.items() for each in pair]))
-            commands += [pack("HDEL", self.key, *stale)] if stale else []
-            commands.append(pack("ZADD", self.shm.keys.sensors(), "NX", self._order or 0, self.name))
-            adding = self._writes.add(told)
-            answers = self._transact(commands + adding)
+            stored = {name: change.pieces(self.key, parts) for name, parts in encoded.items()}
+            told = {name: _linked(change, self._writes.key, value) for name, value in stored.items()}
+            commands: list[list[Buffer]] = []
+            if self._large.by_reference:
+                commands.append([pack("HMGET", self.key, *stored, *stale)])
+            commands.append(spread(["HSET", self.key], stored))
+            commands += [[pack("HDEL", self.key, *stale)]] if stale else []
+            commands.append([pack("ZADD", self.shm.keys.sensors(), "NX", self._order or 0, self.name)])
+            answers = self._transact(commands + self._writes.add(told))
             if self._large.by_reference:
                 change.replaced(*answers[0])
             change.replaced(*self._writes.added(answers[len(commands) :]))
         return stored
 
-    def _transact(self, commands: Sequence[bytes]) -> list[Any]:
-        return self._connection.transact(transaction(commands), [f"sensor {self.name}"] * len(commands))
+    def _transact(self, commands: Sequence[Sequence[Buffer]]) -> list[Any]:
+        parts = [part for command in commands for part in command]
+        large_ones = any(len(part) > large.LIMIT for part in parts)
+        request = pieces(parts) if large_ones else transaction(parts)  # type: ignore[arg-type]
+        return self._connection.transact(request, [f"sensor {self.name}"] * len(commands))
 
     # -- packing --------------------------------------------------------------------------------------------------
 
@@ -184,8 +199,8 @@ class SensorStore:
         wanted = [tree.value_name(name, self.name) for name in names]
         with self.lock:
             self._connection.settle()
-            self._begin()
             stream = self._packs.setdefault(zipname, self._stream(self.shm.keys.sensor_packed(self.name, zipname)))
+            self._begin(stream)
             for attempt in range(_TRIES):
                 values = self._values_to_pack(wanted, fresh=attempt > 0)
                 try:
@@ -199,11 +214,10 @@ class SensorStore:
 
     def _put(self, stream: Bounded, zipname: str, values: Mapping[str, bytes], deflated: bool) -> None:
         with self._large.change() as change:
-            pairs: list[str | bytes] = [ABOUT, _DEFLATED if deflated else _STORED]
-            for name, stored in values.items():
-                pairs += (name, change.link(stream.key, stored))
-            listed = pack("SADD", self.shm.keys.sensor_packs(self.name), zipname)
-            answers = self._transact([listed, *stream.add(pairs)])
+            entry: dict[str, list[Buffer]] = {ABOUT: [_DEFLATED if deflated else _STORED]}
+            entry |= {name: _linked(change, stream.key, [stored]) for name, stored in values.items()}
+            listing: list[Buffer] = [pack("SADD", self.shm.keys.sensor_packs(self.name), zipname)]
+            answers = self._transact([listing, *stream.add(entry)])
             change.replaced(*stream.added(answers[1:]))
 
     def _values_to_pack(self, names: Sequence[str], fresh: bool) -> dict[str, bytes]:
@@ -214,7 +228,7 @@ class SensorStore:
         if fresh or any(not tree.below(self._names or (), name) for name in names):
             self._names = None
             self._last.clear()
-        known = self._begin()
+        known = self._known()
         wanted: dict[str, None] = {}
         for name in names:
             found = sorted(tree.below(known, name)) if name not in known else [name]
@@ -283,10 +297,10 @@ class SensorStore:
         with self.lock:
             self._connection.settle()
             commands = [pack("HGETALL", self.key), pack("TIME")]
-            found, (seconds, micros) = self._connection.read(question(commands), [f"sensor {self.name}"] * 2)
+            found, now = self._connection.read(question(commands), [f"sensor {self.name}"] * 2)
         names = {each.decode(errors="replace"): value for each, value in found.items()}
         values = {each: names[each] for each in sorted(tree.below(names, name))}
-        return values, int(seconds) * 1000 + int(micros) // 1000
+        return values, _millisecond(now)
 
     def packed(self, zipname: str) -> Packed | None:
         """Return what was packed last under a name, None if nothing was.
@@ -314,30 +328,40 @@ class SensorStore:
     def remove(self) -> bool:
         """Take the sensor out, with its values, writes and packs; tell whether it was there.
 
-        Redis: SMEMBERS; MULTI, HVALS and XRANGE (by reference), DEL, ZREM, EXEC.
+        Redis: SMEMBERS; MULTI, HVALS and XRANGE (by reference), DEL, ZREM, TIME, EXEC; TIME.
         """
         with self.lock:
             keys = self.shm.keys
             packs = keys.sensor_packs(self.name)
             streams = [self._writes.key, *(keys.sensor_packed(self.name, each) for each in self.zipnames())]
-            commands = []
-            if self._large.by_reference:
-                commands = [pack("HVALS", self.key), *(pack("XRANGE", key, "-", "+") for key in streams)]
-            held = len(commands)
-            commands += [pack("DEL", self.key, packs, *streams), pack("ZREM", keys.sensors(), self.name)]
+            looks = [pack("HVALS", self.key), *(pack("XRANGE", key, "-", "+") for key in streams)]
+            looks = looks if self._large.by_reference else []
+            ends = [pack("DEL", self.key, packs, *streams), pack("ZREM", keys.sensors(), self.name), pack("TIME")]
             self._connection.settle()
             with self._large.change() as change:
-                answers = self._transact(commands)
-                for answer in answers[:1] if held else ():
-                    change.replaced(*answer)
-                for entries in answers[1:held]:
-                    change.replaced(*[value for _, fields in entries for value in fields[1::2]])
+                answers = self._transact([[each] for each in (*looks, *ends)])
+                for values, *entries in [answers[: len(looks)]] if looks else ():
+                    change.replaced(*values)
+                    change.replaced(*[each for _, fields in chain.from_iterable(entries) for each in fields[1::2]])
             self._forget()
             self._order = None
-            return bool(answers[-2] or answers[-1])
+            gone, listed, removed_at = answers[len(looks) :]
+            while _millisecond(self._connection.ask("TIME")) <= _millisecond(removed_at):
+                pass  # the ids of a stream that is made anew have to be later: who hears it would leave them out
+            return bool(gone or listed)
+
+
+def _millisecond(time: Sequence[bytes]) -> int:
+    """Return the answer to TIME in milliseconds since 1970."""
+    return int(time[0]) * 1000 + int(time[1]) // 1000
 
 
 _TRIES = 20  # of reading values that are replaced meanwhile
+
+
+def _linked(change: Change, key: str, value: list[Buffer]) -> list[Buffer]:
+    """Return a stored value, in pieces, for another place in Redis."""
+    return [change.link(key, bytes(value[0]))] if len(value) == 1 and large.is_reference(value[0]) else value
 
 
 def packed_of(identity: bytes, fields: Sequence[bytes]) -> Packed:
