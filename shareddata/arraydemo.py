@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shareddata import large, png, server
+from shareddata.cbor import cbor2
 from shareddata.codec import numpy
 from shareddata.errors import SensorNotInitializedError, SharedDataError, UnknownData
 from shareddata.follow import Follower, FrameGrabber
@@ -71,7 +72,7 @@ def run(say: Say, live: Say, *, seconds: float = 5.0, folder: str | Path | None 
 
     Redis: as `SharedMemory.init`, `Follower`, `SensorReader`.
     """
-    numpy()
+    numpy(), cbor2()  # before anything is started
     place = Path(folder).absolute() if folder else Path(tempfile.mkdtemp(prefix="shareddata-demo-"))
     place.mkdir(parents=True, exist_ok=True)
     if any(place.iterdir()):
