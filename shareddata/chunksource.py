@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from shareddata.datasource import SliceDict
-from shareddata.errors import FrameError
+from shareddata.errors import FrameError, NoSuchFrame
 from shareddata.growing import Finish, Patience, file_of
-from shareddata.handles import describe, refresh, remembers, shared
+from shareddata.handles import Handle, describe, given
 
 
 class ChunkSource:
@@ -36,13 +36,14 @@ class ChunkSource:
     def __init__(self, datasets: Mapping[str, Any], timeout: float | None = 10, finished_dataset: Any = None) -> None:
         if not datasets:
             raise FrameError("no data to follow: name at least one dataset")
-        self._datasets = {name: shared(dataset) for name, dataset in datasets.items()}
-        self.chunk_size = _chunk_size(list(self._datasets.values()))
-        bounds = [dataset.maxshape[0] for dataset in self._datasets.values() if dataset.maxshape[0] is not None]
+        self._handles = {name: given(dataset) for name, dataset in datasets.items()}
+        self._left: dict[str, set[int]] = {name: set() for name in datasets}
+        self.chunk_size = _chunk_size(list(datasets.values()))
+        bounds = [dataset.maxshape[0] for dataset in datasets.values() if dataset.maxshape[0] is not None]
         self.max_size: int | None = min(bounds, default=None)
         self.current_index = 0
         self._rows = 0
-        file = file_of(list(self._datasets.values()))
+        file = file_of(datasets.values())
         self._patience = Patience(file, timeout, Finish(file, finished_dataset))
 
     def __iter__(self) -> "ChunkSource":
@@ -53,6 +54,7 @@ class ChunkSource:
 
         Raises:
             StopIteration: the time is over, nothing more will be written, or the datasets are full.
+            NoSuchFrame: a chunk is not kept any more; the next step goes on with what is left.
         """
         start = self.current_index * self.chunk_size
         wanted = self.chunk_size if self.max_size is None else min(self.chunk_size, self.max_size - start)
@@ -64,21 +66,45 @@ class ChunkSource:
         if not rows:
             raise StopIteration
         where = slice(start, start + rows)
-        chunks = {name: dataset[where] for name, dataset in self._datasets.items()}
+        chunks = self._read(where)
         self.current_index += 1
         return SliceDict(chunks, start, (where,), (self.max_size,))
 
+    def _read(self, where: slice) -> dict[str, Any]:
+        try:
+            return {name: handle.dataset[where] for name, handle in self._handles.items()}
+        except NoSuchFrame:
+            left = [{place[0] for place in handle.dataset.left()} for handle in self._handles.values()]
+            begin = min((start for start in set.intersection(*left) if start > where.start), default=where.stop)
+            self.current_index = begin // self.chunk_size
+            raise
+
     def _look(self, start: int) -> int:
-        for dataset in self._datasets.values():
-            if remembers(dataset):
-                refresh(dataset)
+        for handle in self._handles.values():
+            if handle.remembers:
+                handle.refresh()
         return self._there(start)
 
     def _there(self, start: int) -> int:
         """Return how many frames of a chunk are there in all datasets."""
-        rows = [dataset.shape[0] - start if _stored(dataset, start) else 0 for dataset in self._datasets.values()]
+        rows = [
+            handle.dataset.shape[0] - start if self._stored(name, handle, start) else 0
+            for name, handle in self._handles.items()
+        ]
         self._rows = max(0, min(rows))
         return self._rows
+
+    def _stored(self, name: str, handle: Handle, start: int) -> bool:
+        """Tell whether the chunk that begins with a frame is stored."""
+        dataset = handle.dataset
+        if start >= dataset.shape[0]:
+            return False
+        if handle.remembers:
+            place = (start, *[0] * (len(dataset.shape) - 1))
+            return dataset.id.get_chunk_info_by_coord(place).byte_offset is not None
+        if start not in self._left[name]:  # there may be room before there are data
+            self._left[name] = {place[0] for place in dataset.left()}
+        return start in self._left[name] or _is_gone(dataset, start)
 
 
 def _chunk_size(datasets: list[Any]) -> int:
@@ -96,11 +122,10 @@ def _chunk_size(datasets: list[Any]) -> int:
     return int(sizes[0])
 
 
-def _stored(dataset: Any, start: int) -> bool:
-    """Tell whether the chunk that begins with a frame is stored."""
-    if start >= dataset.shape[0]:
-        return False
-    if not remembers(dataset):
-        return True  # a FrameFile's shape grows with what is written
-    place = (start, *[0] * (len(dataset.shape) - 1))
-    return dataset.id.get_chunk_info_by_coord(place).byte_offset is not None
+def _is_gone(dataset: Any, start: int) -> bool:
+    """Tell whether a chunk of a FrameFile that is not there is not kept any more, or was never written."""
+    try:
+        dataset[start : start + 1]
+    except NoSuchFrame:
+        return True
+    return False

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from shareddata.errors import FrameError, NotYetWritten
 from shareddata.frameat import FrameAt, Frames, open_dataset
 from shareddata.growing import Finish, file_of
+from shareddata.handles import Handle, given
 from shareddata.keyfollower import KeyFollower, are_datasets
 
 _SHARED = 4096  # elements: so many of small results share a chunk
@@ -56,11 +57,14 @@ class FrameReader:
     """
 
     def __init__(self, dataset: Any, *args: Any, **named: Any) -> None:
-        if isinstance(dataset, str):
-            self.dataset, self.scan_rank = _reader_by_path(dataset, *args, **named)
-        else:
-            self.dataset, self.scan_rank = _reader_by_dataset(dataset, *args, **named)
-        self._reader = FrameAt(self.dataset, Finish(file_of([self.dataset])))
+        by = _reader_by_path if isinstance(dataset, str) else _reader_by_dataset
+        handle, self.scan_rank = by(dataset, *args, **named)
+        self._reader = FrameAt(handle, Finish(file_of([handle.dataset])))
+
+    @property
+    def dataset(self) -> Any:
+        """The dataset, as h5py or `FrameFile` has it."""
+        return self._reader.dataset
 
     def read_frame(self, index: int, force_refresh: bool = False) -> tuple[Any, tuple[slice, ...]]:
         """Return a frame with all its dimensions, and where it is along those of the scan.
@@ -77,13 +81,13 @@ class FrameReader:
         return self._reader.frame(index, self.scan_rank, 0)
 
 
-def _reader_by_dataset(dataset: Any, scan_rank: int, use_direct_chunk: bool = False) -> tuple[Any, int]:
-    return dataset, scan_rank
+def _reader_by_dataset(dataset: Any, scan_rank: int, use_direct_chunk: bool = False) -> tuple[Handle, int]:
+    return given(dataset), scan_rank
 
 
 def _reader_by_path(
     path: str, h5file: Any, scan_rank: int, use_direct_chunk: bool = False, cache_datasets: bool = False
-) -> tuple[Any, int]:
+) -> tuple[Handle, int]:
     return open_dataset(h5file, path), scan_rank
 
 
@@ -151,8 +155,11 @@ class DataSource:
         self.kf = sources.follower
         self._single = sources.single
         self._interleaved = sources.interleaved
-        turns = {f"{name} {turn}": each for name, all_ in self._interleaved.items() for turn, each in enumerate(all_)}
-        self._frames = Frames(self.kf.file, self._single | turns, self.kf.patience)
+        turns = {f"{name} {i}": each for name, parts in self._interleaved.items() for i, each in enumerate(parts)}
+        datasets = {
+            name: each if isinstance(each, str) else given(each) for name, each in (self._single | turns).items()
+        }
+        self._frames = Frames(self.kf.file, datasets, self.kf.patience)
         with suppress(NotYetWritten):  # then at the first frame
             self.kf.check_datasets()
 

@@ -10,13 +10,13 @@ Invariants:
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from shareddata import frameindex
 from shareddata.errors import FrameError, NoMoreFrames, NoSuchFrame, NotYetWritten, ServerTimeout, ServerUnreachable
 from shareddata.growing import Finish, Patience
-from shareddata.handles import describe, opened, refresh, remembers, shared
+from shareddata.handles import Handle, describe, opened
 
 Rank = Callable[[Any], int]
 """Says how many scan dimensions a dataset has."""
@@ -26,14 +26,19 @@ class FrameAt:
     """Reads single frames of one dataset, and says why a frame cannot be had.
 
     Args:
-        dataset: an h5py dataset, or a FrameFile's.
+        handle: the dataset's.
         finish: what says that nothing more will be written.
     """
 
-    def __init__(self, dataset: Any, finish: Finish) -> None:
-        self.dataset = shared(dataset)
+    def __init__(self, handle: Handle, finish: Finish) -> None:
+        self._handle = handle
         self._finish = finish
         self._complete = 0
+
+    @property
+    def dataset(self) -> Any:
+        """The dataset, as h5py or `FrameFile` has it."""
+        return self._handle.dataset
 
     def slices(self, index: int, rank: int) -> tuple[slice, ...]:
         """Return what cuts a frame out of the dataset, along the scan dimensions.
@@ -47,7 +52,7 @@ class FrameAt:
         """
         index = operator.index(index)
         self._check(index, rank)
-        if index >= self._there(rank) or (remembers(self.dataset) and index >= self._complete):
+        if index >= self._there(rank) or (self._handle.remembers and index >= self._complete):
             finished = self._look(index)
             if index >= (there := self._there(rank)):
                 raise self._missing(index, there, finished)
@@ -64,7 +69,7 @@ class FrameAt:
         Raises:
             NotYetWritten, NoMoreFrames, NoSuchFrame.
         """
-        if remembers(self.dataset) and self._complete <= index < complete:
+        if self._handle.remembers and self._complete <= index < complete:
             self.refresh(complete)
         slices = self.slices(index, rank)
         return self.dataset[slices], slices
@@ -75,21 +80,21 @@ class FrameAt:
         Args:
             complete: frames before this one were complete before this call.
         """
-        refresh(self.dataset)
+        self._handle.refresh()
         self._complete = complete
 
     def _look(self, index: int) -> bool:
         """Look at the dataset anew, and tell whether nothing more comes; a FrameFile says it with the same refresh."""
         finished = self._finish()
         self.refresh(index)
-        return finished or (not remembers(self.dataset) and self._finish())
+        return finished or (not self._handle.remembers and self._finish())
 
     def left(self, index: int, rank: int) -> int:
         """Return the first index after another whose frame may still be kept.
 
         Redis: none on HDF5 files; HKEYS.
         """
-        if remembers(self.dataset):
+        if self._handle.remembers:
             return index + 1
         inner = self.dataset.shape[1:rank]
         kept = [frameindex.flat(begin[:rank], inner) for begin in self.dataset.left()] if rank else []
@@ -122,11 +127,11 @@ class Frames:
 
     Args:
         file: the open file, for datasets named by paths.
-        datasets: for each name a dataset, or its path: it may appear late.
+        datasets: for each name the handle of a dataset, or a path: what is there may appear late.
         patience: how long to wait.
     """
 
-    def __init__(self, file: Any, datasets: dict[str, Any], patience: Patience) -> None:
+    def __init__(self, file: Any, datasets: Mapping[str, Handle | str], patience: Patience) -> None:
         self._file = file
         self._datasets = datasets
         self._patience = patience
@@ -173,23 +178,22 @@ class Frames:
     def _reader(self, name: str) -> FrameAt:
         if name not in self._readers:
             dataset = self._datasets[name]
-            if isinstance(dataset, str):
-                dataset = open_dataset(self._file, dataset)
-            self._readers[name] = FrameAt(dataset, self._patience.finish)
+            handle = open_dataset(self._file, dataset) if isinstance(dataset, str) else dataset
+            self._readers[name] = FrameAt(handle, self._patience.finish)
         return self._readers[name]
 
 
-def open_dataset(file: Any, path: str) -> Any:
-    """Return a dataset of an open file.
+def open_dataset(file: Any, path: str) -> Handle:
+    """Return the handle of a dataset of an open file.
 
     Raises:
         NotYetWritten: it is not there.
         NoSuchFrame: it is a group.
     """
     try:
-        dataset = opened(file, path)
+        found = opened(file, path)
     except KeyError as error:
         raise NotYetWritten(f"no dataset at {path!r} ({error.args[0]}): mend the path, or wait") from None
-    if not hasattr(dataset, "shape"):
-        raise NoSuchFrame(f"{path!r} is a group: name a dataset in it: {', '.join(dataset) or 'there is none'}")
-    return dataset
+    if isinstance(found, Handle):
+        return found
+    raise NoSuchFrame(f"{path!r} is a group: name a dataset in it: {', '.join(found) or 'there is none'}")

@@ -13,10 +13,11 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from shareddata.errors import ServerTimeout, ServerUnreachable
-from shareddata.handles import describe, opened, refresh, remembers, shared
+from shareddata.handles import Handle, describe, given, opened
 
 log = logging.getLogger("shareddata")
 
@@ -52,7 +53,8 @@ class Finish:
 
     def __init__(self, file: Any, dataset: Any = None) -> None:
         self._file = file
-        self._dataset = dataset if isinstance(dataset, str) or dataset is None else shared(dataset)
+        self._path = dataset if isinstance(dataset, str) else None
+        self._handle: Handle | None = None if isinstance(dataset, str) or dataset is None else given(dataset)
         self._told = False
 
     def __call__(self) -> bool:
@@ -60,26 +62,20 @@ class Finish:
         return bool(getattr(self._file, "ended", False)) or self._says()
 
     def _says(self) -> bool:
-        dataset = self._find()
-        if dataset is None:
+        if self._path and not self._handle:
+            with suppress(KeyError):  # it isn't there yet
+                self._handle = opened(self._file, self._path)
+        if not self._handle:
             return False
-        if remembers(dataset):
-            refresh(dataset)
+        if self._handle.remembers:
+            self._handle.refresh()
+        dataset = self._handle.dataset
         if math.prod(dataset.shape) == 1:
             return bool(dataset[(0,) * len(dataset.shape)])
         if not self._told:
             self._told = True
             log.warning("%s: shape %s, a finished-dataset has one number", describe(dataset), dataset.shape)
         return False
-
-    def _find(self) -> Any:
-        """Return the dataset, None while it isn't there."""
-        if isinstance(self._dataset, str):
-            try:
-                self._dataset = opened(self._file, self._dataset)
-            except KeyError:
-                return None
-        return self._dataset
 
 
 class Patience:

@@ -19,30 +19,51 @@ from shareddata.errors import FrameError
 
 _UNREADABLE = "invalid dataset size"  # what HDF5 1.14.4 and later say of a dataset behind what was the file's end
 
-_handles: "list[weakref.ref[Any]]" = []
+_handles: "list[weakref.ref[Handle]]" = []
 _lock = threading.Lock()
 
 
-def remembers(dataset: Any) -> bool:
-    """Tell whether a dataset goes on showing what it held when it was last looked at, as HDF5's do."""
-    return type(dataset).__module__.startswith("h5py.")
+class Handle:
+    """A dataset that all readers of this program share.
+
+    Attributes:
+        dataset: it, as h5py or `FrameFile` has it. Another one when a reader is given its own: there is only one.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the dataset goes on showing what it held when it was last looked at, as HDF5's do."""
+        return _is_hdf5(self.dataset)
+
+    def refresh(self) -> None:
+        """Look at the dataset anew: what others have written since is seen from now on.
+
+        Raises:
+            FrameError: HDF5 cannot.
+
+        Redis: none on HDF5 files; MULTI, HGETALL, XREVRANGE, EXEC.
+        """
+        if not self.remembers:
+            self.dataset.refresh()
+            return
+        name = describe(self.dataset)
+        _require_single(self.dataset, name)
+        try:
+            self.dataset.refresh()
+        except RuntimeError as error:
+            raise _unreadable(name, error) from error
 
 
-def shared(dataset: Any) -> Any:
-    """Return the handle of a dataset that all readers of this program use.
+def given(dataset: Any) -> Handle:
+    """Return the handle of a dataset that its user has open.
 
     Args:
-        dataset: a handle, to be dropped where another one is used already.
+        dataset: as h5py or `FrameFile` has it.
     """
-    if not remembers(dataset):
-        return dataset
-    with _lock:
-        _handles[:] = [handle for handle in _handles if handle()]  # those of closed files are false
-        for handle in _handles:
-            if (used := handle()) and used.id == dataset.id:
-                return used
-        _handles.append(weakref.ref(dataset))
-    return dataset
+    return _handle(dataset, mine=False)
 
 
 def opened(file: Any, path: str) -> Any:
@@ -53,30 +74,36 @@ def opened(file: Any, path: str) -> Any:
         FrameError: HDF5 cannot open it.
     """
     try:
-        return shared(file[path])
+        found = file[path]
     except KeyError as error:
         if _UNREADABLE in str(error):
             raise _unreadable(f"{getattr(file, 'filename', file)}: {path}", error) from error
         raise
+    return _handle(found, mine=True) if hasattr(found, "shape") else found
 
 
-def refresh(dataset: Any) -> None:
-    """Look at a dataset anew: what others have written since is seen from now on.
+def _handle(dataset: Any, mine: bool) -> Handle:
+    """Return the handle of a dataset, made if there is none.
 
-    Raises:
-        FrameError: HDF5 cannot.
-
-    Redis: none on HDF5 files; MULTI, HGETALL, XREVRANGE, EXEC.
+    Args:
+        dataset: as h5py or `FrameFile` has it.
+        mine: whether it was opened here: it is dropped then if there is a handle already, else it replaces that one's.
     """
-    if not remembers(dataset):
-        dataset.refresh()
-        return
-    name = describe(dataset)
-    _require_single(dataset, name)
-    try:
-        dataset.refresh()
-    except RuntimeError as error:
-        raise _unreadable(name, error) from error
+    if not _is_hdf5(dataset):
+        return Handle(dataset)
+    with _lock:
+        _handles[:] = [each for each in _handles if (handle := each()) and handle.dataset]  # a closed one is false
+        for each in _handles:
+            if (handle := each()) and handle.dataset.id == dataset.id:
+                handle.dataset = handle.dataset if mine else dataset
+                return handle
+        handle = Handle(dataset)
+        _handles.append(weakref.ref(handle))
+    return handle
+
+
+def _is_hdf5(dataset: Any) -> bool:
+    return type(dataset).__module__.startswith("h5py.")
 
 
 def _unreadable(name: str, error: Exception) -> FrameError:
@@ -97,7 +124,7 @@ def _require_single(dataset: Any, name: str) -> None:
     if count > 1:
         raise FrameError(
             f"{name}: open {count} times in this program: HDF5 cannot show what is written to it meanwhile: drop the "
-            "other handles, or give KeyFollower, DataSource or FrameReader the one that there is"
+            "other handles, or give the one that there is to KeyFollower, DataSource or FrameReader"
         )
 
 

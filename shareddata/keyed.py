@@ -9,13 +9,13 @@ are in, and must not know where frames are, or what they are. Invariants:
 3. An index means the same place all the time: where rows grow longer under indices that were given, that is an error.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from shareddata import frameindex
 from shareddata.errors import FrameError, NoMoreFrames, NoSuchFrame, NotYetWritten
 from shareddata.growing import Patience, gone
-from shareddata.handles import describe, opened, refresh, remembers
+from shareddata.handles import Handle, describe, opened
 
 T = TypeVar("T")
 
@@ -24,17 +24,22 @@ class _Key:
     """One key dataset.
 
     Args:
-        dataset: the dataset.
+        handle: the dataset's.
 
     Attributes:
         complete: how many frames are complete by it.
         rank: how many scan dimensions it has.
     """
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
         self.complete = 0
-        self.rank = frameindex.scan_rank(dataset.maxshape)
+        self.rank = frameindex.scan_rank(self.dataset.maxshape)
+
+    @property
+    def dataset(self) -> Any:
+        """The dataset, as h5py or `FrameFile` has it."""
+        return self.handle.dataset
 
     @property
     def scan(self) -> tuple[tuple[int, ...], tuple[int | None, ...]]:
@@ -63,14 +68,14 @@ class Keys:
     """All key datasets of a scan, and how many frames are complete by all of them.
 
     Args:
-        find: returns the datasets that are there, by name.
+        find: returns the handles of the datasets that are there, by name.
         expected: returns what was named and isn't there, in words; empty when all is there.
 
     Attributes:
         complete: so many frames, from the first on, are complete.
     """
 
-    def __init__(self, find: "Callable[[], dict[str, Any]]", expected: Callable[[], str] = lambda: "") -> None:
+    def __init__(self, find: Callable[[], Mapping[str, Handle]], expected: Callable[[], str] = lambda: "") -> None:
         self._find = find
         self.expected = expected
         self._keys: dict[str, _Key] = {}
@@ -108,15 +113,15 @@ class Keys:
         Raises:
             FrameError: they don't.
         """
-        datasets = self._find()
-        for name, dataset in datasets.items():
-            if name not in self._keys or self._keys[name].dataset is not dataset:
-                self._keys[name] = _Key(dataset)
-        for name in self._keys.keys() - datasets.keys():
+        handles = self._find()
+        for name, handle in handles.items():
+            if name not in self._keys or self._keys[name].handle is not handle:
+                self._keys[name] = _Key(handle)
+        for name in self._keys.keys() - handles.keys():
             del self._keys[name]
-        for key in self._keys.values():
-            if remembers(key.dataset):
-                refresh(key.dataset)
+        for handle in handles.values():
+            if handle.remembers:
+                handle.refresh()
         for rank in {max(1, key.rank) for key in self._keys.values()}:
             self._measure(rank, given)
         for key in self._keys.values():
@@ -154,10 +159,10 @@ class KeyPaths:
         self._file = file
         self.paths = [paths] if isinstance(paths, str) else list(paths)
         self._missing: list[str] = []
-        self._open: dict[str, Any] = {}
+        self._open: dict[str, Handle] = {}
 
-    def find(self) -> dict[str, Any]:
-        """Return the datasets that are there, by name.
+    def find(self) -> dict[str, Handle]:
+        """Return the handles of the datasets that are there, by name.
 
         Raises:
             ValueError: the file is closed.
@@ -165,7 +170,7 @@ class KeyPaths:
         if not self._file:
             raise ValueError(f"{self._file!r}: the file is closed: follow it inside its `with` block")
         self._missing = []
-        found: dict[str, Any] = {}
+        found: dict[str, Handle] = {}
         for path in self.paths:
             self._add(path, found)
         self._open = found
@@ -175,15 +180,15 @@ class KeyPaths:
         """Return which of what was named is not there, in words; empty when all is."""
         return ", ".join(self._missing)
 
-    def _add(self, path: str, found: dict[str, Any]) -> None:
-        thing = self._open.get(path)
+    def _add(self, path: str, found: dict[str, Handle]) -> None:
+        thing: Any = self._open.get(path)
         if thing is None:
             try:
                 thing = opened(self._file, path)
             except KeyError as error:
                 self._missing.append(f"{path!r} ({error.args[0]})")
                 return
-        if hasattr(thing, "shape"):
+        if isinstance(thing, Handle):
             found[path] = thing
             return
         for name in thing:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from shareddata.errors import FrameError, NotYetWritten
 from shareddata.growing import Finish, Patience, file_of
-from shareddata.handles import shared
+from shareddata.handles import given
 from shareddata.keyed import Indices, KeyPaths, Keys
 
 
@@ -26,8 +26,8 @@ class _Followed(NamedTuple):
 
 
 def _by_datasets(key_datasets: Sequence[Any], timeout: float | None = 10, finished_dataset: Any = None) -> _Followed:
-    datasets = {str(number): shared(dataset) for number, dataset in enumerate(key_datasets)}
-    return _followed(file_of(key_datasets), Keys(lambda: datasets), timeout, finished_dataset)
+    handles = {str(number): given(dataset) for number, dataset in enumerate(key_datasets)}
+    return _followed(file_of(key_datasets), Keys(lambda: handles), timeout, finished_dataset)
 
 
 def _by_paths(

@@ -10,7 +10,7 @@ import pytest
 from growth import STACK, Place, Writer
 from programs import Program
 from shareddata import FrameError, NotYetWritten
-from shareddata.follow import DataFollower, Follower
+from shareddata.follow import DataFollower, DataSource, Follower
 
 OVER = 0.12  # seconds without a key after which a test's follower ends
 
@@ -84,6 +84,19 @@ def test_another_handle_in_this_program_is_an_error(stack: Writer, file: h5py.Fi
         next(follower)
     del mine
     assert (next(follower)[0] == 1).all()
+
+
+def test_a_handle_that_is_given_is_the_one_that_all_use(stack: Writer, file: h5py.File) -> None:
+    """Also by those that had opened the dataset before."""
+    stack.write("frame(0)")
+    follower = DataFollower(file, "keys", "data", timeout=5)
+    assert (next(follower)[0] == 0).all()
+    data, keys = file["data"], file["keys/key"]
+    source = DataSource([keys], {"data": data}, timeout=5)
+    for i in range(1, 4):
+        stack.write(f"frame({i})")
+        assert (next(follower)[0] == i).all()
+        assert (next(source)["data"] == i - 1).all()
 
 
 def test_the_trap_is_there(stack: Writer, file: h5py.File) -> None:
