@@ -81,7 +81,8 @@ class Configured:
     """
 
     def __init__(self, where: str, content: Any) -> None:
-        self._where = where
+        self.name: str | None = content.get("_id") if isinstance(content, Mapping) else None
+        self._where = where = f"{where}, {self.name!r}" if self.name else where
         if not isinstance(content, Mapping):
             raise DescriptionError(f"{where}: found {str(content):.60}, expected an object with a classname")
         for key in content.keys() - {"_id", "_rev", "classname", "arguments"}:
@@ -90,8 +91,7 @@ class Configured:
         if not isinstance(self.arguments, Mapping):
             raise DescriptionError(f"{where}: the arguments are {str(self.arguments):.60}, expected an object")
         self.kind = self._class(content.get("classname"))
-        self.name: str | None = content.get("_id") or self.arguments.get("name")
-        self._where = f"{where}, {self.name!r}" if self.name else where
+        self.name = self.name or self.arguments.get("name")
         self._check()
 
     def _class(self, name: Any) -> type[DataArchiver]:
@@ -99,7 +99,7 @@ class Configured:
         if module in _ROOMS and word in _OURS:
             return _OURS[word]
         try:
-            found = getattr(importlib.import_module(module), word) if module else None
+            found = None if module in _ROOMS else getattr(importlib.import_module(module), word)
         except (ImportError, AttributeError) as error:
             raise DescriptionError(f"{self._where}: the class {name!r} cannot be had: {error}") from None
         if not (inspect.isclass(found) and issubclass(found, DataArchiver)):

@@ -443,11 +443,8 @@ class DataArchiver(ABC):
             path = letter.write(self.dead_letters)
         except OSError as full:
             return not self._waited(work, f"{_words(error)}; nor its dead letter: {_words(full)}")
-        except (TypeError, ValueError) as strange:
-            log.error("%s is lost: %s; nor can a dead letter hold it: %s; metadata: %s", what, error, strange, metadata)
-        else:
-            log.error("%s is a dead letter: %s: metadata: %s: it is in %s: mend the cause, then `shareddata archive "
-                      "--retry-dead-letters FILE`", what, _words(error), shown(metadata), path)  # fmt: skip
+        log.error("%s is a dead letter: %s: metadata: %s: it is in %s: mend the cause, then `shareddata archive "
+                  "--retry-dead-letters FILE`", what, _words(error), shown(metadata), path)  # fmt: skip
         self._finish(work)
         self._dead += 1
         self._resume()

@@ -12,6 +12,7 @@ from shareddata.connection import Connection
 from shareddata.errors import UnknownData
 from shareddata.eventstream import EventStream
 from shareddata.memory import SharedMemory
+from shareddata.subscription import note_of
 from shareddata.wire import pack, transaction
 
 
@@ -65,7 +66,7 @@ def forget(shm: SharedMemory, archiver: str) -> int:
     Raises:
         UnknownData: no stream knows it; the message names those that are known.
 
-    Redis: SMEMBERS, XINFO GROUPS; MULTI, XGROUP DESTROY, INCR, EXEC for each stream; DEL; as `EventStream.trim`.
+    Redis: SMEMBERS, XINFO GROUPS; MULTI, XGROUP DESTROY, INCR, EXEC for each stream; HGETALL, HDEL; as `EventStream.trim`.
     """
     connection = shm.connect("backlogs")
     try:
@@ -82,7 +83,11 @@ def forget(shm: SharedMemory, archiver: str) -> int:
                     pass
         if not count:
             raise UnknownData(f"{shm.url}: no archiver {archiver!r}: there are {', '.join(sorted(known)) or 'none'}")
-        connection.call("DEL", shm.keys.archiver(archiver))
+        notes = connection.ask("HGETALL", shm.keys.archived())
+        own = {name for name in notes if name.startswith(note_of(archiver, "").encode())}
+        gone = [*own, *(path for path, name in notes.items() if name in own)]
+        if gone:
+            connection.call("HDEL", shm.keys.archived(), *gone)
         return count
     finally:
         connection.close()

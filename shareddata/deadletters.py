@@ -55,18 +55,37 @@ class Letter:
     def write(self, folder: Path) -> Path:
         """Write it whole; one that is there for the same event is replaced.
 
+        Of objects that CBOR does not know it holds what `repr` says.
+
         Returns:
             The file.
 
         Raises:
             OSError: the folder cannot be written.
-            TypeError, ValueError: the payload or the metadata cannot be written as CBOR.
         """
         path = path_of(folder, self.archiver, self.identity)
-        parts = cbor.encode(vars(self))
+        try:
+            parts = cbor.encode(vars(self))
+        except (TypeError, ValueError):  # what was fed need not be writable
+            parts = cbor.encode(_writable(vars(self)))
         with Draft("/", str(path), lambda file: file.writelines(parts), self.identity, again=True) as draft:
             draft.replace(str(path))
         return path
+
+
+def _writable(value: Any) -> Any:
+    """Return a value with what CBOR cannot hold as text."""
+    if isinstance(value, dict):
+        return {_writable(key): _writable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_writable(item) for item in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    try:
+        cbor.encode(value)
+        return value
+    except (TypeError, ValueError):
+        return _writable(repr(value))
 
 
 def path_of(folder: Path, archiver: str, identity: str) -> Path:

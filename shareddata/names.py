@@ -138,9 +138,9 @@ class Names:
         """Return the key of the stream of one source's events; what belongs to it has this key as its beginning."""
         return f"{self.prefix}event:{check_log_name(source, 'source')}:{check_name(event, 'event')}"
 
-    def archiver(self, name: str) -> str:
-        """Return the key of the hash in which an archiver notes which file each event gets."""
-        return f"{self.prefix}shareddata:archiver:{check_log_name(name, 'archiver')}"
+    def archived(self) -> str:
+        """Return the key of the hash in which archivers note which file each event gets."""
+        return f"{self.prefix}shareddata:archived"
 
     def flag(self, name: str) -> str:
         """Return the key of a ready flag (the value of the environment variable given with `-i`)."""

@@ -12,6 +12,7 @@ Invariants:
 """
 
 import re
+import socket
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -178,8 +179,8 @@ class Subscription:
                 self.look()
             if time.monotonic() - self._checked > _STALE:
                 self._unsure, self._checked = self._unsure or self._is_stale(), time.monotonic()
-            if self._unsure:
-                return self._pending(count)
+            if self._unsure and (found := self._pending(count)):
+                return found
             return self._new(count, wait)
         except (ServerUnreachable, ServerTimeout):
             self._unsure = True  # what the server gave, and did not arrive, is pending there
@@ -286,6 +287,11 @@ class Subscription:
                 raise
 
 
+def note_of(archiver: str, identity: str) -> str:
+    """Return the field that says which file an archiver gives to an event."""
+    return f"event:{archiver}:{identity}"
+
+
 class Ledger:
     """What an archiver has done with its events. It has its own connection and belongs to one thread at a time.
 
@@ -295,7 +301,8 @@ class Ledger:
     """
 
     def __init__(self, shm: SharedMemory, name: str) -> None:
-        self._key = shm.keys.archiver(name)
+        self._key = shm.keys.archived()
+        self._host = socket.gethostname()
         self._name = name
         self._connection: Connection = shm.connect(f"archiver {name}: files")
         self._acknowledged: dict[str, tuple[EventStream, int, int]] = {}
@@ -345,10 +352,10 @@ class Ledger:
 
         Redis: MULTI, HGET, HSETNX, HGET, HSETNX, XPENDING, EXEC; HGET, HDEL where another name was noted.
         """
-        mine, theirs = f"event:{identity}", f"path:{path}"
+        mine, theirs = self._fields(identity, path)
         commands = [
             pack("HGET", self._key, mine),
-            pack("HSETNX", self._key, theirs, identity),
+            pack("HSETNX", self._key, theirs, mine),
             pack("HGET", self._key, theirs),
             pack("HSETNX", self._key, mine, path),
         ]
@@ -357,18 +364,23 @@ class Ledger:
         before, _, owner, *rest = self._connection.transact(
             transaction(commands), [f"notes of archiver {self._name}"] * len(commands)
         )
-        own = owner == identity.encode()
+        own = owner == mine.encode()
         if event and not rest[-1]:
             self._connection.call("HDEL", self._key, mine, *[theirs] * own)
             raise Settled(f"{event} was acknowledged by another process")
         if before is None or before == path.encode():
             return path if own else None
-        if self._connection.ask("HGET", self._key, b"path:" + before) == identity.encode():
+        name = str(before, "utf-8")
+        if self._connection.ask("HGET", self._key, self._fields(identity, name)[1]) == mine.encode():
             if own:
                 self._connection.call("HDEL", self._key, theirs)
-            return str(before, "utf-8")
+            return name
         self._connection.call("HDEL", self._key, mine)  # a name that it did not get, or of a process that has ended
         return self.claim(event, identity, path)
+
+    def _fields(self, identity: str, path: str) -> tuple[str, str]:
+        """Return the fields of a note: of the event, and of the file; each holds the other."""
+        return note_of(self._name, identity), f"path:{self._host}:{path}"
 
     def _is_pending(self, event: Event) -> bytes:
         return pack("XPENDING", event.stream.key, self._name, event.entry.id, event.entry.id, 1)
@@ -378,7 +390,7 @@ class Ledger:
 
         Redis: HDEL.
         """
-        self._connection.call("HDEL", self._key, f"event:{identity}", f"path:{path}")
+        self._connection.call("HDEL", self._key, *self._fields(identity, path))
 
     def acknowledge(self, event: Event | None, notes: Mapping[str, str]) -> None:
         """Say that an event is done with, and drop its notes.
@@ -390,7 +402,7 @@ class Ledger:
         Redis: MULTI, XACK, HDEL, EXEC.
         """
         commands = [pack("XACK", event.stream.key, self._name, event.entry.id)] if event else []
-        fields = [word for identity, path in notes.items() for word in (f"event:{identity}", f"path:{path}")]
+        fields = [field for note in notes.items() for field in self._fields(*note)]
         commands += [pack("HDEL", self._key, *fields)] if fields else []
         if not commands:
             return

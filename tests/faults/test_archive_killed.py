@@ -106,7 +106,7 @@ def finish(server: OwnServer, folder: Path, config: Path, total: int) -> None:
             eventually(lambda: not any(len(left(shm, name)) for name in (("cam", "frame"), ("tank", "level"))), 60)
         assert [archiver.status.dead for archiver in archivers] == [0, 0]
         connection = shm.connect()
-        assert connection.ask("KEYS", "shareddata:archiver:*") == [], "no note is left"
+        assert connection.ask("HGETALL", "shareddata:archived") == {}, "no note is left"
         connection.close()
     check(folder, total)
 

@@ -51,6 +51,8 @@ def test_root(template: str, root: str | None, expected: str | None) -> None:
         ("/data/{{ a }}", None, {"a": "b//c/./d.npy"}, "/data/b/c/d.npy"),
         ("{{ a }}", None, {"a": "/any/where/x.npy"}, "/any/where/x.npy"),
         ("{{ a }}", None, {"a": "x.npy"}, "/here/x.npy"),
+        ("below/{{ a }}", None, {"a": "x.npy"}, "/here/below/x.npy"),
+        ("below/{{ a }}", "data", {"a": "x.npy"}, "/here/data/below/x.npy"),
         ("{{ a }}", "/data", {"a": "x.npy"}, "/data/x.npy"),
         ("{{ a }}", "/data", {"a": "/data/b/x.npy"}, "/data/b/x.npy"),
         ("{{ a }}", "/data", {"a": "//data/x.npy"}, None),
