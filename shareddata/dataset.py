@@ -282,8 +282,10 @@ class Dataset:
 
     def _stage(self, writer: FrameWriter, selection: Selection, value: Any) -> None:
         array = self._fitted(value, selection)
+        pieces = list(selection.pieces(self._layout.chunks))
+        writer.check_room(self._layout, len(pieces))
         staged = []
-        for piece in selection.pieces(self._layout.chunks):
+        for piece in pieces:
             part = array[piece.outside]
             if covers(piece, self._layout.chunks):
                 staged.append((piece.chunk, self._kept_as_is(part, writer)))

@@ -108,15 +108,18 @@ class Description:
         Raises:
             DecodeError: it is no description.
         """
-        changed = {name: value for name, value in raw.items() if self.raw.get(name) != value}
-        gone = self.raw.keys() - raw.keys()
-        try:
-            for name in gone:
-                self._forget(*_split(name))
-            for name, value in changed.items():
+        for name in self.raw.keys() - raw.keys():
+            self._forget(*_split(name))
+        for name, value in raw.items():
+            if self.raw.get(name) == value:
+                continue
+            try:
                 self._learn(*_split(name), value)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DecodeError(f"{where}: found {changed!s:.100}, expected a description: {error!r}") from None
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise DecodeError(
+                    f"{where}, field {name.decode(errors='replace')}: found {value!r:.60}, expected what describes a "
+                    f"frame file ({error!r}): another program wrote it"
+                ) from None
         self.raw = dict(raw)
 
     def put(self, kind: str, path: str, value: bytes) -> bytes:
@@ -155,7 +158,7 @@ class Description:
 
 
 def _split(name: bytes) -> tuple[str, str]:
-    kind, _, path = name.decode().partition(":")
+    kind, _, path = name.decode(errors="replace").partition(":")
     return kind, path
 
 

@@ -177,10 +177,14 @@ class FrameWriter:
         staged[chunk] = array
         if self._begun.get(layout.path, (None, array))[1] is not array:
             del self._begun[layout.path]
-        if len(staged) > layout.keep:
+        self.check_room(layout, len(staged))
+
+    def check_room(self, layout: Layout, count: int) -> None:
+        """Raise FieldError when so many chunks at once are more than the dataset keeps."""
+        if count > layout.keep:
             raise FieldError(
-                f"{self._store.subject}, dataset {layout.path}: {len(staged)} chunks are written at once, and "
-                f"{layout.keep} are kept: create the dataset with a greater keep"
+                f"{self._store.subject}, dataset {layout.path}: {count} chunks are written at once, and {layout.keep} "
+                "are kept: create the dataset with a greater keep"
             )
 
     def copied(self, layout: Layout, part: Any) -> Any:

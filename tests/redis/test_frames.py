@@ -1,5 +1,7 @@
 """Frame files on real servers: groups, datasets, slices, attributes; transactions, bounds, generations, writers."""
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,12 @@ import numpy as np
 import pytest
 import redis
 
+from servers import OwnServer, free_port
 from shareddata import (
+    DecodeError,
+    DescriptionError,
     FieldError,
+    ServerRefused,
     SharedMemory,
     UnknownData,
     WriterConflict,
@@ -259,3 +265,225 @@ def test_files_are_handed_out_as_they_are_created(make: Callable[..., FrameFile]
         make(name="a")
         make(name="a")
         assert next(new).filename == "a" and new.missed == 1
+
+
+# -- limits and refusals ----------------------------------------------------------------------------------------------
+
+
+def test_there_are_so_many_files(make: Callable[..., FrameFile], shm: SharedMemory) -> None:
+    """Finished ones make room first, then those that were not written for longest."""
+    opened = [make(name=f"file_{number}") for number in range(frames.FILES)]
+    growing(opened[0])
+    opened[5].seal()
+    opened[3].seal()
+    readers = [make("r", f"file_{number}") for number in range(frames.FILES)]
+    make(name="one-more")
+    for each in readers:
+        each.refresh()
+    assert sorted(each.state for each in readers) == ["removed", "sealed", *["writing"] * (frames.FILES - 2)]
+    opened[1].create_group("news")
+    for number in range(3):
+        make(name=f"another-{number}")
+    names = [info.name for info in frames.files(shm)]
+    assert len(names) == frames.FILES and {"file_0", "file_1", "one-more"} <= set(names)
+    assert not {"file_5", "file_3", "file_2", "file_4"} & set(names)
+    with pytest.raises(WriterConflict, match="it was removed"):
+        opened[2].create_group("late")
+    assert readers[2].wait(5) and readers[2].state == "removed"
+
+
+def test_what_there_is_to_know_of_files(make: Callable[..., FrameFile], shm: SharedMemory) -> None:
+    begin = time.time() - 1
+    file = make(metadata={"sample": "Si"})
+    growing(file).append(frame(1))
+    (info,) = frames.files(shm)
+    assert (info.name, info.generation, info.state) == ("scan", file.generation, "writing")
+    assert info.metadata == {"sample": "Si"}
+    assert info.writer["pid"] == os.getpid() and begin < info.created <= info.changed < time.time() + 1
+    assert abs(file.created - info.created) < 1
+    frames.remove("scan", shm)
+    assert frames.files(shm) == [] and in_memory(shm) == []
+    with pytest.raises(UnknownData, match="no frame file 'scan': there are 0 others; mode='w' creates one"):
+        frames.remove("scan", shm)
+
+
+def test_a_namespace_has_its_own_files(url: str, client: redis.Redis) -> None:
+    with SharedMemory(url=url, namespace="a") as one, SharedMemory(url=url, namespace="b") as other:
+        with FrameFile("scan", one, "w") as file:
+            growing(file).append(frame(1))
+        assert [info.name for info in frames.files(one)] == ["scan"] and frames.files(other) == []
+        with pytest.raises(UnknownData, match="no frame file 'scan'"):
+            FrameFile("scan", other)
+        assert all(key.startswith(b"{a}:") for key in client.keys("*"))
+
+
+def test_a_reader_over_tcp_has_the_frames_of_a_local_writer(own_server: Callable[..., OwnServer], kind: str) -> None:
+    server = own_server(kind, port=free_port())
+    with SharedMemory(url=server.url) as here, SharedMemory(url=server.tcp_url) as there:
+        with FrameFile("scan", here, "w") as file, FrameFile("scan", there) as reader:
+            growing(file, keep=2).append(frame(1))
+            reader.refresh()
+            assert reader["data"][0].max() == 1 and len(in_memory(here)) == 1
+        with FrameFile("scan", there, "r+") as file:
+            for number in (2, 3, 4):
+                file["data"].append(frame(number))
+            with FrameFile("scan", here) as reader:
+                assert reader["data"][2:, 0, 0].tolist() == [3, 4]
+        with FrameFile("scan", here, "r+") as file:
+            file["data"].append(frame(5))
+            assert file["data"][3:, 0, 0].tolist() == [4, 5]
+
+
+def test_keys_share_a_chunk_and_are_kept_whole(make: Callable[..., FrameFile], client: redis.Redis) -> None:
+    file = make()
+    keys = file.create_dataset("keys/key", (0, 1, 1), "i8", maxshape=(None, 1, 1))
+    for number in range(1200):
+        keys.append(number + 1)
+    assert client.hlen(f"frames:scan:{file.generation}:/keys/key") == 3
+    again = make("r+")["keys/key"]
+    assert again.append(1201) == 1200
+    assert make("r")["keys/key"][:, 0, 0].tolist() == list(range(1, 1202))
+
+
+def test_what_is_cut_off_is_gone(make: Callable[..., FrameFile], shm: SharedMemory) -> None:
+    file = make()
+    data = file.create_dataset("data", data=np.ones((4, 300, 300), "u2"), maxshape=(None, 400, 300))
+    data.resize((2, 100, 300))
+    assert len(in_memory(shm)) == 2
+    data.resize((4, 400, 300))
+    assert data[...].sum() == 2 * 100 * 300 and make("r")["data"][:, 99:101, 7].tolist() == [[1, 0]] * 2 + [[0, 0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (np.zeros((3, 3), "u1"), r"a value of the shape \(3, 3\) for a selection of the shape \(4, 4\)"),
+        (1.5, "elements of the type float64, expected uint8"),
+        (256, "elements from 256 to 256 for uint8, 0 to 255"),
+        (-1, "elements from -1 to -1"),
+        (1j, "type complex128"),
+        ("text", "type <U4"),
+        (None, "type object"),
+        ([[1], [2, 3]], "the value is no array"),
+        (np.ma.masked_all((4, 4)), "the value is masked"),
+    ],
+    ids=str,
+)
+def test_values_that_do_not_fit(make: Callable[..., FrameFile], value: Any, why: str) -> None:
+    file = make()
+    data = file.create_dataset("data", data=np.arange(48, dtype="u1").reshape(3, 4, 4))
+    before = make("r")["data"][...].tolist()
+    with pytest.raises(FieldError, match=f"frame file 'scan', dataset /data: .*{why}"):
+        data[1] = value
+    assert data[...].tolist() == make("r")["data"][...].tolist() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"dtype": object}, "elements of the type object can't be stored"),
+        ({"dtype": "U5"}, "can't be stored: use numbers or bools; texts"),
+        ({"dtype": "M8[s]"}, "can't be stored"),
+        ({"dtype": [("a", "u1")]}, "can't be stored"),
+        ({"dtype": "g"}, "can't be stored"),
+        ({"dtype": "nonsense"}, "nonsense"),
+        ({"data": ["text"]}, "can't be stored"),
+        ({"shape": None}, "neither shape nor data"),
+        ({"shape": -1}, "negative length"),
+        ({"shape": "text"}, "is no shape"),
+        ({"data": [1, 2]}, r"data of the shape \(2,\), expected \(4, 4\)"),
+        ({"maxshape": (2, 4)}, r"maxshape \(2, 4\) for the shape \(4, 4\)"),
+        ({"maxshape": None, "chunks": (2,)}, r"chunks \(2,\)"),
+        ({"chunks": (0, 1)}, r"chunks \(0, 1\)"),
+        ({"keep": 0}, "keep is 0, expected a number of chunks"),
+        ({"keep": "all"}, "keep is 'all'"),
+        ({"shape": (3, 20_000, 20_000)}, "chunks of 1600000000 bytes, expected 536870912 at most"),
+        ({"data": np.zeros((4, 4)), "keep": 2}, "4 chunks are written at once, and 2 are kept"),
+    ],
+    ids=str,
+)
+def test_datasets_that_cannot_be(make: Callable[..., FrameFile], options: dict[str, Any], why: str) -> None:
+    file = make()
+    with pytest.raises(FieldError, match=why):
+        file.create_dataset("data", **{"shape": (4, 4), **options})
+    assert list(file) == list(make("r")) == []
+    file.create_dataset("data", (4, 4))
+
+
+def test_modes(make: Callable[..., FrameFile], shm: SharedMemory) -> None:
+    with pytest.raises(UnknownData, match="no frame file 'scan'"):
+        make("r+")
+    first = make("a")
+    assert make("a").generation == first.generation == make("r").generation
+    assert make("x", name="other").mode == "r+" and repr(make("r")) == "<FrameFile 'scan' (mode r)>"
+    make("r+").seal()
+    for mode in ("a", "r+"):
+        with pytest.raises(ValueError, match="it was sealed: no more can be written"):
+            make(mode)
+    with pytest.raises(ValueError, match="mode is 'rw', expected 'r'"):
+        make("rw")
+    with pytest.raises(TypeError, match="the second argument is a SharedMemory: write mode='w'"):
+        FrameFile("scan", "w")  # type: ignore[arg-type]
+    for name in ("", "a b", "a:b", "ä"):
+        with pytest.raises(DescriptionError, match="frame file name"):
+            make(name=name)
+    reader = make("r")
+    for change in (lambda: reader.create_group("a"), lambda: reader.seal(), lambda: reader.together()):
+        with pytest.raises(ValueError, match="open for reading: open it with mode='r\\+'"):
+            change()
+    with pytest.raises(ValueError, match="open it again to wait for news"):
+        make("w").wait(0)
+
+
+def test_a_closed_file_says_so(make: Callable[..., FrameFile]) -> None:
+    file = make()
+    data = growing(file)
+    data.append(frame(1))
+    with make("r") as reader:
+        assert reader and reader.id and reader["data"]
+    assert not reader and not reader.id
+    for use in (lambda: reader["data"], reader.refresh, lambda: list(reader), lambda: reader.wait(0)):
+        with pytest.raises(ValueError, match="frame file 'scan': it is closed"):
+            use()
+    file.close()
+    with pytest.raises(ValueError, match="it is closed"):
+        data[0] = frame(2)
+    assert make("r")["data"][0].max() == 1
+
+
+def test_an_old_generation_is_not_opened(make: Callable[..., FrameFile]) -> None:
+    old = make()
+    assert make("r", generation=old.generation).generation == old.generation
+    make()
+    with pytest.raises(UnknownData, match="generation .* was replaced"):
+        make("r", generation=old.generation)
+
+
+def test_a_writer_that_lost_its_file_says_so(make: Callable[..., FrameFile], client: redis.Redis) -> None:
+    file = make()
+    client.flushall()
+    with pytest.raises(WriterConflict, match="it was removed, or the server lost it: create it again"):
+        file.create_group("more")
+
+
+def test_what_others_write_into_a_chunk_is_not_taken(make: Callable[..., FrameFile], client: redis.Redis) -> None:
+    file = make()
+    file.create_dataset("data", data=[1, 2, 3])
+    client.hset(f"frames:scan:{file.generation}:/data", "0", b"short")
+    with pytest.raises(DecodeError, match="found a chunk of 5 bytes, expected 24: another program wrote it"):
+        make("r")["data"][...]
+    client.hset(f"frames:scan:{file.generation}", "extent:/data", b"nonsense")
+    with pytest.raises(DecodeError, match="field extent:/data: found b'nonsense', expected what describes"):
+        make("r")
+
+
+def test_readers_need_rights_to_read_only(make: Callable[..., FrameFile], url: str, client: redis.Redis) -> None:
+    file = make()
+    growing(file, shape=(2, 2)).append([[1, 2], [3, 4]])
+    client.acl_setuser("reader", enabled=True, passwords=["+secret"], commands=["+@all", "-@dangerous", "-@write"],
+                       keys=["%R~*"])  # fmt: skip
+    with SharedMemory(url=f"{url}?username=reader&password=secret") as shm:
+        with FrameFile("scan", shm) as reader:
+            assert reader["data"][0].tolist() == [[1, 2], [3, 4]] and not reader.wait(0)
+        with pytest.raises(ServerRefused, match="NOPERM"):
+            FrameFile("scan", shm, "r+")
