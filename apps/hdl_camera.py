@@ -13,7 +13,7 @@ import csv
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from importlib.resources import as_file, files
@@ -189,6 +189,9 @@ class Events:
         self.emitter.close()
 
 
+Offer = Frames | Newest | Events
+
+
 class Count:
     """What the record says of the frames."""
 
@@ -210,6 +213,17 @@ class Count:
         }
 
 
+def take(handler: Handler, camera: Camera, metadata: Mapping[str, Any], offers: Sequence[Offer]) -> None:
+    """Take frames until the program is to stop, and offer each."""
+    count, unsent = Count(metadata["frequency"]), 0
+    for _ in handler.ticks(metadata["frequency"]):
+        frame, now = camera.frame(time.monotonic() - count.begin), time.time()
+        about = {"frame": count.taken, "ts": now, **metadata}
+        unsent += sum(not handler.attempt(partial(each.offer, frame, about)) for each in offers)
+        refused = unsent + sum(each.refused for each in offers if isinstance(each, Events))
+        handler.publish({"CAMERA__frames": {**count.took(frame), "refused": refused}}, now)
+
+
 @program(
     do_debug="Show debugging information for the camera",
     frequency="Frames a second",
@@ -226,7 +240,7 @@ def main(
     camera: str = "camera", recording: str = "", width: int = 512, height: int = 256, keep: int = 100,
 ) -> None:
     """Take frames of a recorded inertial unit."""
-    needs("numpy", "arrays")
+    needs("numpy", "arrays"), needs("cbor2", "arrays")
     wanted = offers.replace(",", " ").split()
     if signal not in LEVELS:
         handler.wrong_usage(f"the signal is one of {', '.join(LEVELS)}, not {signal}")
@@ -238,20 +252,13 @@ def main(
         eye = Camera(Path(recording) if recording else own, signal, width, height)
     handler.writes(["CAMERA__frames"])
     metadata = {"signal": signal, "exposure": eye.exposure, "frequency": frequency}
-    make: dict[str, Callable[[], Frames | Newest | Events]] = {
+    make: dict[str, Callable[[], Offer]] = {
         "frames": lambda: Frames(camera, handler.shm, eye, metadata, keep),
         "sensor": lambda: Newest(camera, handler.shm),
         "events": lambda: Events(camera, handler.shm),
     }
     with ExitStack() as stack:
-        offered = [stack.enter_context(closing(make[each]())) for each in wanted]
-        count, unsent = Count(frequency), 0
-        for _ in handler.ticks(frequency):
-            frame, now = eye.frame(time.monotonic() - count.begin), time.time()
-            about = {"frame": count.taken, "ts": now, **metadata}
-            unsent += sum(not handler.attempt(partial(each.offer, frame, about)) for each in offered)
-            refused = unsent + sum(each.refused for each in offered if isinstance(each, Events))
-            handler.publish({"CAMERA__frames": {**count.took(frame), "refused": refused}}, now)
+        take(handler, eye, metadata, [stack.enter_context(closing(make[each]())) for each in wanted])
 
 
 if __name__ == "__main__":
