@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-SMALL = 4096
-"""Bytes up to which what is written one by one shares a chunk."""
+SMALL = 1024
+"""Bytes up to which what is written one by one shares a chunk: each write sends the whole chunk again."""
 
 _FRAME = 2  # trailing dimensions that are written together
 
@@ -142,7 +142,7 @@ def default_chunks(shape: Shape, maxshape: Sequence[int | None], itemsize: int, 
     """Return the shape of chunks for an array whose maker leaves it open.
 
     A chunk is a frame: the last two dimensions, or the last one of two, at one index of those before. Of smaller ones
-    so many share a chunk that it has 4 KiB at most, unless each is to be a chunk.
+    so many share a chunk that it has 1 KiB at most, unless each is to be a chunk.
 
     Args:
         shape: the array's.
@@ -151,7 +151,7 @@ def default_chunks(shape: Shape, maxshape: Sequence[int | None], itemsize: int, 
         single: whether a chunk is to be one frame, however small.
 
     >>> default_chunks((0, 1024, 1024), (None, 1024, 1024), 2, False), default_chunks((0, 1, 1), (None, 1, 1), 8, False)
-    ((1, 1024, 1024), (512, 1, 1))
+    ((1, 1024, 1024), (128, 1, 1))
     """
     scan = max(1, len(shape) - _FRAME) if shape else 0
     chunks = [1] * scan + [max(1, size) for size in shape[scan:]]
