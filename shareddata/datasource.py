@@ -192,7 +192,7 @@ class DataSource:
             frames.slice_metadata = frames.slice_metadata or (slice(index, index + 1), *slices[1:])
         return frames
 
-    def _rank(self, dataset: Any) -> int:
+    def _rank(self, handle: Handle) -> int:
         return self.kf.scan_rank
 
     @property

@@ -18,7 +18,7 @@ from shareddata.errors import NoSuchFrame
 from shareddata.frameat import FrameAt, Frames, open_dataset
 from shareddata.frames import Created, created
 from shareddata.growing import Finish, Patience
-from shareddata.handles import describe
+from shareddata.handles import Handle
 from shareddata.keyed import Indices, KeyPaths, Keys
 from shareddata.keyfollower import KeyFollower, RowKeyFollower
 from shareddata.memory import SharedMemory
@@ -128,7 +128,7 @@ class FrameGrabber:
         dataset = self._reader.dataset
         if len(dataset.shape) < 3:
             raise NoSuchFrame(
-                f"{describe(dataset)}: shape {dataset.shape}, expected three dimensions or more, the last two a "
+                f"{self._reader.handle.name}: shape {dataset.shape}, expected three dimensions or more, the last two a "
                 "picture's: use DataFollower or FrameReader"
             )
         return self._reader.frame(index, len(dataset.shape) - 2, 0)[0]
@@ -209,8 +209,8 @@ class DataFollower:
         """Tell whether the iteration has ended; see `Follower.is_finished`."""
         return self._follower.is_finished()
 
-    def _rank(self, dataset: Any) -> int:
-        return frameindex.frame_rank(dataset.shape, dataset.maxshape, self._follower.scans)
+    def _rank(self, handle: Handle) -> int:
+        return frameindex.frame_rank(handle.dataset.shape, handle.maxshape, self._follower.scans)
 
 
 def files(since: float | str | None = None, shm: SharedMemory | None = None, timeout: float | None = None) -> Created:

@@ -16,9 +16,9 @@ from typing import Any
 from shareddata import frameindex
 from shareddata.errors import FrameError, NoMoreFrames, NoSuchFrame, NotYetWritten, ServerTimeout, ServerUnreachable
 from shareddata.growing import Finish, Patience
-from shareddata.handles import Handle, describe, opened
+from shareddata.handles import Handle, opened
 
-Rank = Callable[[Any], int]
+Rank = Callable[[Handle], int]
 """Says how many scan dimensions a dataset has."""
 
 
@@ -31,14 +31,14 @@ class FrameAt:
     """
 
     def __init__(self, handle: Handle, finish: Finish) -> None:
-        self._handle = handle
+        self.handle = handle
         self._finish = finish
         self._complete = 0
 
     @property
     def dataset(self) -> Any:
         """The dataset, as h5py or `FrameFile` has it."""
-        return self._handle.dataset
+        return self.handle.dataset
 
     def slices(self, index: int, rank: int) -> tuple[slice, ...]:
         """Return what cuts a frame out of the dataset, along the scan dimensions.
@@ -52,7 +52,7 @@ class FrameAt:
         """
         index = operator.index(index)
         self._check(index, rank)
-        if index >= self._there(rank) or (self._handle.remembers and index >= self._complete):
+        if index >= self._there(rank) or (self.handle.remembers and index >= self._complete):
             finished = self._look(index)
             if index >= (there := self._there(rank)):
                 raise self._missing(index, there, finished)
@@ -69,7 +69,7 @@ class FrameAt:
         Raises:
             NotYetWritten, NoMoreFrames, NoSuchFrame.
         """
-        if self._handle.remembers and self._complete <= index < complete:
+        if self.handle.remembers and self._complete <= index < complete:
             self.refresh(complete)
         slices = self.slices(index, rank)
         return self.dataset[slices], slices
@@ -80,21 +80,21 @@ class FrameAt:
         Args:
             complete: frames before this one were complete before this call.
         """
-        self._handle.refresh()
+        self.handle.refresh()
         self._complete = complete
 
     def _look(self, index: int) -> bool:
         """Look at the dataset anew, and tell whether nothing more comes; a FrameFile says it with the same refresh."""
         finished = self._finish()
         self.refresh(index)
-        return finished or (not self._handle.remembers and self._finish())
+        return finished or (not self.handle.remembers and self._finish())
 
     def left(self, index: int, rank: int) -> int:
         """Return the first index after another whose frame may still be kept.
 
         Redis: none on HDF5 files; HKEYS.
         """
-        if self._handle.remembers:
+        if self.handle.remembers:
             return index + 1
         inner = self.dataset.shape[1:rank]
         kept = [frameindex.flat(begin[:rank], inner) for begin in self.dataset.left()] if rank else []
@@ -105,16 +105,16 @@ class FrameAt:
 
     def _check(self, index: int, rank: int) -> None:
         """Refuse what no look can bring."""
-        where, maxshape = describe(self.dataset), self.dataset.maxshape
+        where, maxshape = self.handle.name, self.handle.maxshape
         if rank > len(maxshape):
             raise NoSuchFrame(f"{where}: {len(maxshape)} dimensions, expected the scan's {rank} at least")
         most = frameindex.capacity(maxshape[:rank])
         if index < 0 or (most is not None and index >= most):
             frames = "0, 1, 2, ..." if most is None else f"0 to {most - 1}" if most else "none"
-            raise NoSuchFrame(f"{where}: no frame {index}: its greatest shape {tuple(maxshape)} has frames {frames}")
+            raise NoSuchFrame(f"{where}: no frame {index}: its greatest shape {maxshape} has frames {frames}")
 
     def _missing(self, index: int, there: int, finished: bool) -> FrameError:
-        where = describe(self.dataset)
+        where = self.handle.name
         if finished:
             return NoMoreFrames(f"{where}: no frame {index}: the file was finished with {there} frames: end here")
         return NotYetWritten(
@@ -155,7 +155,7 @@ class Frames:
         def look() -> bool:
             try:
                 reader = self._reader(name)
-                found.append(reader.frame(index, rank(reader.dataset), complete))
+                found.append(reader.frame(index, rank(reader.handle), complete))
             except NotYetWritten as error:
                 last[:] = [error]
             return bool(found)
@@ -173,7 +173,7 @@ class Frames:
 
         Redis: none on HDF5 files; HKEYS for each dataset.
         """
-        return max((each.left(index, rank(each.dataset)) for each in self._readers.values()), default=index + 1)
+        return max((each.left(index, rank(each.handle)) for each in self._readers.values()), default=index + 1)
 
     def _reader(self, name: str) -> FrameAt:
         if name not in self._readers:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from shareddata.errors import ServerTimeout, ServerUnreachable
-from shareddata.handles import Handle, describe, given, opened
+from shareddata.handles import Handle, given, opened
 
 log = logging.getLogger("shareddata")
 
@@ -74,7 +74,7 @@ class Finish:
             return bool(dataset[(0,) * len(dataset.shape)])
         if not self._told:
             self._told = True
-            log.warning("%s: shape %s, a finished-dataset has one number", describe(dataset), dataset.shape)
+            log.warning("%s: shape %s, a finished-dataset has one number", self._handle.name, dataset.shape)
         return False
 
 

@@ -28,10 +28,14 @@ class Handle:
 
     Attributes:
         dataset: it, as h5py or `FrameFile` has it. Another one when a reader is given its own: there is only one.
+        name: its file and path, for messages.
+        maxshape: its greatest shape, which never changes.
     """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
+        self.name = describe(dataset)
+        self.maxshape: tuple[int | None, ...] = tuple(dataset.maxshape)
 
     @property
     def remembers(self) -> bool:
@@ -49,12 +53,11 @@ class Handle:
         if not self.remembers:
             self.dataset.refresh()
             return
-        name = describe(self.dataset)
-        _require_single(self.dataset, name)
+        _require_single(self.dataset, self.name)
         try:
             self.dataset.refresh()
         except RuntimeError as error:
-            raise _unreadable(name, error) from error
+            raise _unreadable(self.name, error) from error
 
 
 def given(dataset: Any) -> Handle:

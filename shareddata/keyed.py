@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from shareddata import frameindex
 from shareddata.errors import FrameError, NoMoreFrames, NoSuchFrame, NotYetWritten
 from shareddata.growing import Patience, gone
-from shareddata.handles import Handle, describe, opened
+from shareddata.handles import Handle, opened
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class _Key:
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
         self.complete = 0
-        self.rank = frameindex.scan_rank(self.dataset.maxshape)
+        self.rank = frameindex.scan_rank(handle.maxshape)
 
     @property
     def dataset(self) -> Any:
@@ -45,7 +45,7 @@ class _Key:
     def scan(self) -> tuple[tuple[int, ...], tuple[int | None, ...]]:
         """Extents and greatest extents of the scan dimensions."""
         rank = max(1, self.rank)
-        return tuple(self.dataset.shape[:rank]) or (1,), tuple(self.dataset.maxshape[:rank]) or (1,)
+        return tuple(self.dataset.shape[:rank]) or (1,), self.handle.maxshape[:rank] or (1,)
 
     def count(self, inner: Sequence[int]) -> None:
         """Count on from the row in which counting stopped.
@@ -90,7 +90,7 @@ class Keys:
     @property
     def maxshapes(self) -> list[tuple[int | None, ...]]:
         """The greatest extents of each key dataset's scan dimensions; () for a single key."""
-        return [tuple(key.dataset.maxshape[: key.rank]) for key in self._keys.values()]
+        return [key.handle.maxshape[: key.rank] for key in self._keys.values()]
 
     def reset(self) -> None:
         """Count again from the first frame."""
@@ -138,7 +138,7 @@ class Keys:
         same = frameindex.unchanged(before, inner)
         if same is not None and given > same:
             raise FrameError(
-                f"{describe(members[0].dataset)}: the rows of the scan grew from {before} to {inner} after index "
+                f"{members[0].handle.name}: the rows of the scan grew from {before} to {inner} after index "
                 f"{given - 1} was given: indices mean other frames now: reset() begins anew"
             )
         if same is not None:
@@ -160,6 +160,7 @@ class KeyPaths:
         self.paths = [paths] if isinstance(paths, str) else list(paths)
         self._missing: list[str] = []
         self._open: dict[str, Handle] = {}
+        self._complete = False
 
     def find(self) -> dict[str, Handle]:
         """Return the handles of the datasets that are there, by name.
@@ -169,12 +170,18 @@ class KeyPaths:
         """
         if not self._file:
             raise ValueError(f"{self._file!r}: the file is closed: follow it inside its `with` block")
+        if not self._complete:
+            self._search()
+        return self._open
+
+    def _search(self) -> None:
+        """Find what is there now. A file written by SWMR gets no new members: it is searched until all is there."""
         self._missing = []
         found: dict[str, Handle] = {}
         for path in self.paths:
             self._add(path, found)
         self._open = found
-        return found
+        self._complete = bool(found) and not self._missing and all(handle.remembers for handle in found.values())
 
     def expected(self) -> str:
         """Return which of what was named is not there, in words; empty when all is."""
