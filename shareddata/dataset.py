@@ -9,6 +9,7 @@ It knows how indices, chunks and arrays go together. It must not know keys in Re
 """
 
 import base64
+import copy
 import json
 import math
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -203,6 +204,22 @@ class Dataset:
         """
         chunks = self._access.store.chunks(self._layout)
         return [tuple(n * length for n, length in zip(chunk, self._layout.chunks)) for chunk in chunks]
+
+    def stored(self, index: int | Sequence[int]) -> bool:
+        """Tell whether the chunk that holds an element is there: written, and kept.
+
+        Args:
+            index: of the element; of the last dimensions 0 where it is shorter.
+
+        Raises:
+            IndexError: it is out of range.
+
+        Redis: HEXISTS.
+        """
+        place = tuple(index) if isinstance(index, Sequence) else (index,)
+        ranges = select(self.shape, (*place, *(0,) * (self.ndim - len(place))), self._what).ranges
+        self._access.check_open()
+        return self._access.store.has(self._layout, tuple(r[0] // size for r, size in zip(ranges, self._layout.chunks)))
 
     def __len__(self) -> int:
         if not self.shape:
@@ -529,8 +546,9 @@ def _attribute(name: Any, value: Any) -> Any:
 
 
 def _attribute_back(value: Any) -> Any:
+    """Return an attribute's value, the caller's own."""
     if not isinstance(value, dict) or _ARRAY not in value:
-        return value
+        return copy.deepcopy(value)
     dtype, shape, data = value[_ARRAY]
     array = numpy().frombuffer(base64.b64decode(data), dtype).reshape(shape)
     return array if shape else array[()]

@@ -212,8 +212,8 @@ class Group(Mapping[str, Any]):
             dtype: the type of its elements: numbers or bools; that of `data`, or `f4`, if None.
             data: what is written into it at once.
             maxshape: how far it may grow, None in a dimension without an end; `shape` if None.
-            chunks: the shape of what is stored together. If None a frame, the last two dimensions (of two the last
-                one); smaller frames share a chunk of 1 KiB, unless `keep` is given.
+            chunks: the shape of what is stored together. If None a frame, the last two dimensions (three of pictures
+                with colours, one of two); smaller frames share a chunk of 1 KiB, unless `keep` is given.
             keep: how many chunks are kept, those that were written last: with the default chunks, how many frames. If
                 None as many as fit into 128 MiB.
 

@@ -246,6 +246,13 @@ class FrameStore:
         fields = self.connection.ask("HKEYS", chunks_key(self.key, layout.path))
         return sorted(chunk_of(name, len(layout.chunks)) for name in fields)
 
+    def has(self, layout: Layout, chunk: Shape) -> bool:
+        """Tell whether a chunk is there.
+
+        Redis: HEXISTS.
+        """
+        return bool(self.connection.ask("HEXISTS", chunks_key(self.key, layout.path), chunk_field(chunk)))
+
     def fetch(self, layout: Layout, chunks: Sequence[Shape]) -> list[Buffer | None]:
         """Return the bytes of chunks, None for those that are not there. Each is whole.
 

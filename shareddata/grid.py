@@ -18,6 +18,7 @@ SMALL = 1024
 """Bytes up to which what is written one by one shares a chunk: each write sends the whole chunk again."""
 
 _FRAME = 2  # trailing dimensions that are written together
+_COLOURS = (3, 4)  # lengths of a last dimension that is colours, of four dimensions or more
 
 Shape = tuple[int, ...]
 Slices = tuple[slice, ...]
@@ -141,8 +142,8 @@ def cut(shape: Shape, chunks: Shape, chunk: Shape) -> Slices | None:
 def default_chunks(shape: Shape, maxshape: Sequence[int | None], itemsize: int, single: bool) -> Shape:
     """Return the shape of chunks for an array whose maker leaves it open.
 
-    A chunk is a frame: the last two dimensions, or the last one of two, at one index of those before. Of smaller ones
-    so many share a chunk that it has 1 KiB at most, unless each is to be a chunk.
+    A chunk is a frame: the last two dimensions (three of pictures with colours, one of two) at one index of those
+    before. Of smaller ones so many share a chunk that it has 1 KiB at most, unless each is to be a chunk.
 
     Args:
         shape: the array's.
@@ -153,7 +154,8 @@ def default_chunks(shape: Shape, maxshape: Sequence[int | None], itemsize: int, 
     >>> default_chunks((0, 1024, 1024), (None, 1024, 1024), 2, False), default_chunks((0, 1, 1), (None, 1, 1), 8, False)
     ((1, 1024, 1024), (128, 1, 1))
     """
-    scan = max(1, len(shape) - _FRAME) if shape else 0
+    frame = _FRAME + (len(shape) > _FRAME + 1 and shape[-1] in _COLOURS)
+    scan = max(1, len(shape) - frame) if shape else 0
     chunks = [1] * scan + [max(1, size) for size in shape[scan:]]
     for axis in range(scan - 1, -1, -1) if not single else ():
         room = SMALL // (itemsize * math.prod(chunks[axis + 1 :]))

@@ -145,6 +145,8 @@ def test_attributes(make: Callable[..., FrameFile]) -> None:
     attrs = reader["data"].attrs
     assert attrs["unit"] == "V" and attrs["offsets"].tolist() == [1, 2] and attrs["phase"] == 1 + 2j
     assert sorted(attrs) == ["offsets", "phase", "unit"] and "unit" in attrs
+    reader.attrs["list"].append("only here")
+    assert len(reader.attrs["list"]) == 4
     del data.attrs["unit"]
     reader.refresh()
     assert "unit" not in reader["data"].attrs
@@ -175,6 +177,10 @@ def test_keep_bounds_redis_and_the_files_in_memory(
     reader = make("r")
     assert reader["data"][15:, 0, 0].tolist() == [15, 16, 17, 18, 19]
     assert reader["small"].left() == [(17, 0), (18, 0), (19, 0)]
+    assert [data.stored(number) for number in (0, 14, 15, -1)] == [False, False, True, True]
+    assert reader["data"].stored((15, 3)) and not reader["small"].stored([16, 1])
+    with pytest.raises(IndexError, match="index 20 is out of range"):
+        data.stored(20)
     with pytest.raises(NoSuchFrame, match="begins at 3 is not kept any more: 5 chunks are left, from 15 to that at 19"):
         reader["data"][3]
     with pytest.raises(NoSuchFrame, match="begins at 14 .* greater keep than 5"):
