@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from shareddata.errors import ServerTimeout, ServerUnreachable
+from shareddata.errors import FrameError, ServerTimeout, ServerUnreachable
 from shareddata.handles import Handle, given, opened
 
 log = logging.getLogger("shareddata")
@@ -29,8 +29,18 @@ _NOTIFIED = 1.0  # seconds to wait for a notification before looking all the sam
 
 
 def file_of(datasets: Iterable[Any]) -> Any:
-    """Return the file that datasets are in, None if they don't say."""
-    return next((dataset.file for dataset in datasets if hasattr(dataset, "file")), None)
+    """Return the file that datasets are in, the first one's if there are several HDF5 files.
+
+    Raises:
+        FrameError: they are of several FrameFiles, of which only one could be waited for.
+    """
+    files = [dataset.file for dataset in datasets]
+    names = sorted({repr(file.filename) for file in files if any(file is not other for other in files)})
+    if names and any(map(wakes, files)):
+        raise FrameError(
+            f"datasets of several frame files, {', '.join(names)}, opened each for itself: follow one file"
+        )
+    return files[0] if files else None
 
 
 def wakes(file: Any) -> bool:

@@ -13,8 +13,8 @@ import pytest
 from growth import STACK, Place, Writer
 from programs import Program
 from servers import OwnServer, plain_client
-from shareddata import NoMoreFrames, NoSuchFrame, NotYetWritten, ServerError, SharedMemory, frames
-from shareddata.follow import DataFollower, DataSource, Follower, FrameGrabber, files
+from shareddata import FrameError, NoMoreFrames, NoSuchFrame, NotYetWritten, ServerError, SharedMemory, frames
+from shareddata.follow import ChunkSource, DataFollower, DataSource, Follower, FrameGrabber, KeyFollower, files
 from shareddata.frames import FrameFile
 from shareddata.server import Server
 from waiting import eventually
@@ -188,6 +188,15 @@ def test_a_key_dataset_that_joins_holds_the_others_back(shm: SharedMemory) -> No
         assert list(follower) == []
         other.append(1)
         assert list(follower) == [2]
+
+
+def test_datasets_of_several_frame_files_are_refused(shm: SharedMemory) -> None:
+    with made(shm, "one"), made(shm, "two"), FrameFile("one", shm) as one, FrameFile("two", shm) as two:
+        told = "datasets of several frame files, 'one', 'two', opened each for itself: follow one file"
+        with pytest.raises(FrameError, match=told):
+            KeyFollower([one["keys/key"], two["keys/key"]])
+        with pytest.raises(FrameError, match=told):
+            ChunkSource({"one": one["data"], "two": two["data"]})
 
 
 # -- bounds -----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Following HDF5 files: what only they have. Links, virtual datasets, and what HDF5 cannot read while it is written."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -84,6 +85,20 @@ def test_another_handle_in_this_program_is_an_error(stack: Writer, file: h5py.Fi
         next(follower)
     del mine
     assert (next(follower)[0] == 1).all()
+
+
+def test_looking_is_gentle(stack: Writer, file: h5py.File) -> None:
+    """A second of silence costs a hundredth of it or so, and the pauses between looks grow."""
+    looks: list[float] = []
+    follower = Follower(file, "keys", timeout=1)
+    look = follower._keys.look
+    follower._keys.look = lambda given: looks.append(time.monotonic()) or look(given)  # type: ignore[func-returns-value,method-assign]
+    begun = time.process_time()
+    assert list(follower) == []
+    assert time.process_time() - begun < 0.2
+    assert 5 <= len(looks) <= 40
+    assert looks[-1] - looks[-2] > looks[1] - looks[0]
+    assert looks[-1] - looks[0] >= 0.99
 
 
 def test_a_handle_that_is_given_is_the_one_that_all_use(stack: Writer, file: h5py.File) -> None:
