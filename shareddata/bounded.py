@@ -10,10 +10,10 @@ in which transactions they are added: it makes commands and takes their answers.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from shareddata import large
+from shareddata import sensorlarge
 from shareddata.codec import Buffer
 from shareddata.connection import Connection
 from shareddata.wire import pack, spread
@@ -51,14 +51,13 @@ class Bounded:
         key: the stream's.
         entries: how many are kept.
         size: bytes that are kept at most, but for an entry that alone is larger.
-        answers: whether the values of what is dropped are to be answered: they may be references to files.
 
     It belongs to one thread at a time.
     """
 
-    def __init__(self, key: str, entries: int = ENTRIES, size: int = BYTES, answers: bool = True) -> None:
+    def __init__(self, key: str, entries: int = ENTRIES, size: int = BYTES) -> None:
         self.key = key
-        self._entries, self._size, self._answers = entries, size, answers
+        self._entries, self._size = entries, size
         self.forget()
 
     def __repr__(self) -> str:
@@ -77,13 +76,9 @@ class Bounded:
         """
         if self.known:
             return
-        after, page = "-", 1
-        while entries := connection.ask("XRANGE", self.key, after, "+", "COUNT", page):
-            for identity, fields in entries:
-                size = sum(map(len, fields[::2])) + sum(map(large.size, fields[1::2]))
-                self._note(identity.decode(), _OVERHEAD + size)
-            after = f"({entries[-1][0].decode()}"
-            page = max(1, min(_PAGE, _PAGE_BYTES * self.count // self.held))
+        for identity, fields in all_entries(connection, self.key):
+            size = sum(map(len, fields[::2])) + sum(map(sensorlarge.size, fields[1::2]))
+            self._note(identity.decode(), _OVERHEAD + size)
         self.known = True
 
     def add(self, values: Mapping[str, Sequence[Buffer]]) -> list[list[Buffer]]:
@@ -94,17 +89,17 @@ class Bounded:
 
         Redis: XADD; where something is dropped XRANGE, XTRIM.
         """
-        self._adding = _OVERHEAD + sum(len(name) + stored_size(value) for name, value in values.items())
+        self._adding = _OVERHEAD + sum(len(name) + sensorlarge.size_of(value) for name, value in values.items())
         commands = [spread(["XADD", self.key, "*"], values)]
         if cut := self._cut():
-            commands += [[pack("XRANGE", self.key, "-", f"({cut}")]] if self._answers else []
+            commands.append([pack("XRANGE", self.key, "-", f"({cut}")])
             commands.append([pack("XTRIM", self.key, "MINID", "=", cut)])
         return commands
 
     def added(self, answers: Sequence[Any]) -> list[bytes]:
-        """Take the answers, and return the values of the entries that were dropped, where these are answered."""
+        """Take the answers, and return the values of the entries that were dropped."""
         self._note(answers[0].decode(), self._adding)
-        dropped = answers[1] if len(answers) == 3 else []
+        dropped = answers[1] if len(answers) > 1 else []
         return [value for _, fields in dropped for value in fields[1::2]]
 
     def _cut(self) -> str:
@@ -130,6 +125,14 @@ class Bounded:
         self.held += size
 
 
-def stored_size(pieces: Sequence[Buffer]) -> int:
-    """Return how many bytes a value has that is stored in these pieces, wherever they are."""
-    return large.size(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+def all_entries(connection: Connection, key: str) -> Iterator[Any]:
+    """Yield the entries of a stream, asked for in pages of a moderate size.
+
+    Redis: XRANGE.
+    """
+    after, page = "-", 10
+    while entries := connection.ask("XRANGE", key, after, "+", "COUNT", page):
+        yield from entries
+        after = f"({entries[-1][0].decode()}"
+        size = sum(len(each) for _, fields in entries for each in fields)
+        page = max(10, min(_PAGE, _PAGE_BYTES * len(entries) // max(1, size)))

@@ -114,6 +114,10 @@ class Names:
         """Return the key of the stream of a sensor's writes."""
         return f"{self.prefix}sensor:{name}:writes"
 
+    def sensor_large(self, name: str) -> str:
+        """Return the key of the set of a sensor's large values; each of them has a key of its own that begins so."""
+        return f"{self.prefix}sensor:{name}:large"
+
     def sensor_packs(self, name: str) -> str:
         """Return the key of the set of names that values of a sensor were packed under."""
         return f"{self.prefix}sensor:{name}:packed"

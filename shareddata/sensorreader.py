@@ -16,18 +16,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shareddata import cbor, large, memory, snapshots, tree
+from shareddata import cbor, memory, snapshots, tree
 from shareddata.errors import DecodeError, FieldError, SensorNotInitializedError
 from shareddata.hearing import Hearing
+from shareddata.large import Gone
 from shareddata.memory import SharedMemory
-from shareddata.sensorstore import MEASUREMENT, METADATA, Packed, SensorStore, decoded, packed_of, registered
+from shareddata.sensorvalues import MEASUREMENT, METADATA, Packed, SensorValues, entry_values, packed_of, registered
 
 log = logging.getLogger("shareddata")
 
 Callback = Callable[[Any], object]
 
 _AGAIN = 1.0  # seconds after which a snapshot that could not be written is tried again
-_TRIES = 50  # of reading a large value that is replaced meanwhile
 
 
 class SensorReader:
@@ -133,13 +133,13 @@ class SensorReader:
         except IndexError:
             raise self._nothing(top, f"{len(found)} sensors" if found else "no sensor") from None
 
-    def _located(self, path: str) -> tuple[SensorStore, str]:
+    def _located(self, path: str) -> tuple[SensorValues, str]:
         """Return the sensor of a name, or the one that has values below it, and how these begin.
 
         Redis: HKEYS.
         """
         for name in (path, *reversed(list(tree.ancestors(path)))):
-            store = SensorStore(self._shm, name)
+            store = SensorValues(self._shm, name)
             under = path[len(name) + 1 :]
             names = store.names()
             if any(each.startswith(under + "/") for each in names) if under else names:
@@ -219,10 +219,8 @@ class SensorReader:
             file = io.BytesIO()
             snapshots.write_zip(file, values, packed.milliseconds, snapshots.DEFLATE_LEVEL if packed.deflated else 0)
             return file.getvalue()
-        found = self._read(name, large.read)
-        if list(found) == [self._full(name)]:
-            return bytes(found[self._full(name)])
-        return b"".join(cbor.encode(self._value(name)))
+        found = self._found(name, self._store.undecoded)
+        return found.get(self._full(name)) or b"".join(cbor.encode(self._value(name)))
 
     def update_attributes(self) -> None:
         """Look again which values there are, for `attributes`; reading them does not need it.
@@ -245,72 +243,51 @@ class SensorReader:
         return [name[start:] for name in self._store.names() if not start or name.startswith(self._under + "/")]
 
     def _value(self, name: str) -> Any:
-        return self._nested(self._read(name, None), name)
-
-    def _nested(self, values: Mapping[str, Any], name: str) -> Any:
         try:
-            return tree.nest(values, self._full(name))
+            return tree.nest(self._found(name, self._store.values), self._full(name))
         except ValueError as error:
             raise DecodeError(f"sensor {self._store.name}, value {error}: another program wrote it") from None
 
-    def _read(self, name: str, how: Callable[[bytes], bytes] | None) -> dict[str, Any]:
-        """Return values decoded, or as `how` reads them: one, or all below a name, as of one moment."""
-        full, before = self._full(name), None
-        for _ in range(_TRIES):
-            found = self._store.stored(full)
-            if not found:
-                raise SensorNotInitializedError(
-                    f"sensor {self._store.name} at {self._shm.url}: no value {name!r} was written"
-                    f"{tree.near(name, tree.nest(dict.fromkeys(self._names())))}"
-                )
-            try:
-                return {
-                    each: how(stored) if how else decoded(stored, f"sensor {self._store.name}, value {each!r}")
-                    for each, stored in found.items()
-                }
-            except large.Gone:
-                self._check_lost(found, before)
-                before = found
-        raise DecodeError(f"sensor {self._store.name}, value {name!r}: is replaced faster than it can be read")
+    def _found(self, name: str, read: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+        """Return what there is of a value.
 
-    def _check_lost(self, found: Mapping[str, bytes], before: Mapping[str, bytes] | None) -> None:
-        """Raise when a value whose file is not there is still the same that it was."""
-        for name, stored in found.items():
-            if before and before.get(name) == stored and large.is_reference(stored):
-                try:
-                    large.read(stored)
-                except large.Gone:
-                    raise large.lost(stored, f"sensor {self._store.name}, value {name!r}") from None
+        Raises:
+            SensorNotInitializedError: nothing.
+        """
+        found = read(self._full(name))
+        if not found:
+            raise SensorNotInitializedError(
+                f"sensor {self._store.name} at {self._shm.url}: no value {name!r} was written"
+                f"{tree.near(name, tree.nest(dict.fromkeys(self._names())))}"
+            )
+        return found
 
     # -- what was packed ------------------------------------------------------------------------------------------
 
     def _packed(self, zipname: str) -> Any:
         values = self._whole_pack(zipname)[1]
-        return self._nested_pack(values)
-
-    def _nested_pack(self, values: Mapping[str, bytes]) -> Any:
-        what = f"sensor {self._store.name}, packed value"
-        return tree.nest({name: decoded(value, f"{what} {name!r}") for name, value in values.items()})
+        try:
+            return tree.nest({name: self._store.decode(name, value) for name, value in values.items()})
+        except DecodeError:
+            raise
+        except ValueError as error:
+            raise DecodeError(f"sensor {self._store.name}, packed value {error}: another program wrote it") from None
 
     def _whole_pack(self, zipname: str) -> tuple[Packed, dict[str, bytes]]:
-        """Return what was packed last under a name, its values read.
+        """Return what was packed last under a name, its values in CBOR.
+
+        Raises:
+            SensorNotInitializedError: nothing was.
 
         Redis: XREVRANGE.
         """
-        before: Packed | None = None
-        for _ in range(_TRIES):
-            packed = self._store.packed(zipname)
-            if packed is None:
-                raise SensorNotInitializedError(
-                    f"sensor {self._store.name} at {self._shm.url}: nothing was packed as {zipname!r}: its writer has "
-                    "to call pack_to_zip first"
-                )
-            try:
-                return packed, {name: large.read(stored) for name, stored in packed.values.items()}
-            except large.Gone:
-                self._check_lost(packed.values, before.values if before else None)
-                before = packed
-        raise DecodeError(f"sensor {self._store.name}: {zipname!r} is packed faster than it can be read")
+        found = self._store.packed(zipname)
+        if found is None:
+            raise SensorNotInitializedError(
+                f"sensor {self._store.name} at {self._shm.url}: nothing was packed as {zipname!r}: its writer has to "
+                "call pack_to_zip first"
+            )
+        return found
 
     def take_snapshot(self, path: str | os.PathLike[str], compresslevel: int = 0) -> bool:
         """Write what was packed last into a zip file `<epoch ms>_<sensor name>.zip`; where nothing was, all values.
@@ -336,8 +313,9 @@ class SensorReader:
             packed, values = self._whole_pack(MEASUREMENT)
             milliseconds, deflated = packed.milliseconds, packed.deflated
         except SensorNotInitializedError:
-            values, milliseconds = self._all_values()
-            deflated = False
+            found, milliseconds = self._store.undecoded_at(self._under)
+            start, deflated = len(self._under) + 1 if self._under else 0, False
+            values = {name[start:]: data for name, data in found.items()}
         stem = f"{milliseconds}_{self.sensor_name}"
         self._saved(snapshots.save(path, stem, values, milliseconds, level, deflated))
         return True
@@ -346,18 +324,6 @@ class SensorReader:
         with self._lock:
             self.snapshots += 1
             self.last_snapshot = file
-
-    def _all_values(self) -> tuple[dict[str, bytes], int]:
-        before = None
-        start = len(self._under) + 1 if self._under else 0
-        for _ in range(_TRIES):
-            found, milliseconds = self._store.stored_at(self._under)
-            try:
-                return {name[start:]: large.read(stored) for name, stored in found.items()}, milliseconds
-            except large.Gone:
-                self._check_lost(found, before)
-                before = found
-        raise DecodeError(f"sensor {self._store.name}: its values are replaced faster than they can be read")
 
     # -- watchdogs ------------------------------------------------------------------------------------------------
 
@@ -420,7 +386,7 @@ class SensorReader:
 
     def _heard(self, identity: str, fields: Sequence[bytes]) -> None:
         """Take an entry of the stream of writes, in the watchdogs' thread."""
-        stored = {name.decode(errors="replace"): value for name, value in zip(fields[::2], fields[1::2])}
+        stored = entry_values(fields)
         with self._lock:
             wanted = [(name, callback) for name, each in self._callbacks.items() for callback in each]
         values: dict[str, Any] = {}
@@ -431,8 +397,8 @@ class SensorReader:
             try:
                 for each in below:
                     if each not in values:
-                        values[each] = decoded(stored[each], f"sensor {self._store.name}, value {each!r}")
-            except large.Gone:
+                        values[each] = self._store.decode(each, stored[each])
+            except Gone:
                 watch = self._watch
                 if watch is not None:
                     watch.lose(1, f"the value of {name!r} was dropped before it could be read")
@@ -468,7 +434,7 @@ class SensorReader:
         level = snapshots.check_level(compresslevel)
         os.makedirs(folder, exist_ok=True)
         key = self._shm.keys.sensor_packed(self._store.name, MEASUREMENT)
-        writing = _Writing(self._whole_pack, self._saved, folder, self.sensor_name, level)
+        writing = _Writing(self._store, self._saved, folder, self.sensor_name, level)
         writing.begin(Hearing(self._shm, key, writing.subject, writing.take, self._store.unblock))
         self._writing = writing
 
@@ -494,14 +460,14 @@ class _Writing:
 
     def __init__(
         self,
-        whole_pack: Callable[[str], tuple[Packed, dict[str, bytes]]],
+        store: SensorValues,
         saved: Callable[[Path], None],
         folder: str,
         name: str,
         level: int,
     ) -> None:
         self.subject = f"snapshots of sensor {name}"
-        self._whole_pack, self._saved = whole_pack, saved
+        self._store, self._saved = store, saved
         self._folder, self._name, self._level = folder, name, level
         self._ending = threading.Event()
         self._failed: OSError | None = None
@@ -529,8 +495,8 @@ class _Writing:
         """Write the snapshot of a pack, in the thread."""
         packed = packed_of(identity.encode(), fields)
         try:
-            values = {name: large.read(stored) for name, stored in packed.values.items()}
-        except large.Gone:
+            values = {name: self._store.read(stored) for name, stored in packed.values.items()}
+        except Gone:
             self.hearing.lose(1, "its values were dropped before they could be read")
             return
         self._write_metadata()
@@ -540,12 +506,10 @@ class _Writing:
     def _write_metadata(self, patient: bool = True) -> None:
         if self._metadata:
             return
-        try:
-            packed, values = self._whole_pack(METADATA)
-        except SensorNotInitializedError:
-            return  # none yet
-        self._save(f"{self._name}_{METADATA}", packed, values, once=True, patient=patient)
-        self._metadata = True
+        found = self._store.packed(METADATA)
+        if found is not None:
+            self._save(f"{self._name}_{METADATA}", *found, once=True, patient=patient)
+            self._metadata = True
 
     def _save(
         self, stem: str, packed: Packed, values: Mapping[str, bytes], once: bool = False, patient: bool = True

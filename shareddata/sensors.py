@@ -29,7 +29,8 @@ from shareddata import bounded, memory, tmpfs, tree
 from shareddata.errors import DescriptionError, FieldError, SensorNotInitializedError, ServerTimeout, ServerUnreachable
 from shareddata.memory import SharedMemory
 from shareddata.sensorreader import SensorReader
-from shareddata.sensorstore import MEASUREMENT, SensorStore, listed, registered
+from shareddata.sensorstore import SensorStore
+from shareddata.sensorvalues import MEASUREMENT, listed, registered
 from shareddata.snapshots import read
 
 __all__ = [

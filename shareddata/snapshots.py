@@ -60,8 +60,13 @@ def check_level(level: int) -> int:
 
 
 def save(
-    folder: str | PathLike[str], stem: str, members: Mapping[str, bytes], milliseconds: int,
-    level: int = 0, deflated: bool = False, once: bool = False,
+    folder: str | PathLike[str],
+    stem: str,
+    members: Mapping[str, bytes],
+    milliseconds: int,
+    level: int = 0,
+    deflated: bool = False,
+    once: bool = False,
 ) -> Path:
     """Write a snapshot into a folder, under a name that is not taken: `STEM.zip`, `STEM_1.zip`, ...
 

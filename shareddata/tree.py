@@ -27,7 +27,7 @@ LONGEST_VALUE = 1000
 """Bytes of a value's name, with those of the dictionaries that it is in."""
 
 _DEEPEST = 32  # nested dictionaries
-_RESERVED = re.compile(r":(writes|packed)(:|$)")  # what the keys beside a sensor's own end with
+_RESERVED = re.compile(r":(writes|packed|large)(:|$)")  # what the keys beside a sensor's own end with
 
 
 def sensor_name(directory: str, name: str) -> str:
@@ -47,7 +47,7 @@ def sensor_name(directory: str, name: str) -> str:
     if len(found.encode()) > LONGEST:
         raise DescriptionError(f"sensor {_shown(found)}: is longer than {LONGEST} bytes")
     if _RESERVED.search(found):
-        raise DescriptionError(f"sensor {_shown(found)}: names with ':writes' and ':packed' belong to others' keys")
+        raise DescriptionError(f"sensor {_shown(found)}: ':writes', ':packed', ':large' belong to others' keys")
     return found
 
 
