@@ -157,6 +157,19 @@ def test_indices_of_a_replaced_file_end_too(shm: SharedMemory, source: Any) -> N
         assert list(follower) == []
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_chunks_of_a_replaced_file_end_too(shm: SharedMemory, known: bool) -> None:
+    with made(shm, chunks=(1, 8, 8)) as old, FrameFile("scan", shm) as file:
+        write(old, *range(3))
+        file.refresh()
+        source = ChunkSource({"data": file["data"]}, timeout=60)
+        assert next(source).index == 0
+        made(shm).close()
+        if known:
+            file.refresh()
+        assert list(source) == []
+
+
 def test_late_keys_and_data(shm: SharedMemory) -> None:
     """A frame file may get its datasets at any time."""
     with FrameFile("scan", shm, "w") as writer, FrameFile("scan", shm) as file:
