@@ -7,11 +7,11 @@ know commands or keys. Invariants:
 2. A value that cannot be written is refused before anything is sent, and named.
 3. An error in `writer_worker` ends its loop, is logged, and raised by `stop`; a server that went away does not end it.
 
-    >>> with SensorWriter("camera", "front") as writer:
+    >>> with SensorWriter("camera", "front", shm) as writer:
     ...     writer.write("exposure", 0.02)
     ...     writer.write("pose", {"x": 1.5, "y": 0.0})
     ...     pack_to_zip(["exposure", "pose"], writer.data_path)
-    >>> with SensorReader("camera") as reader:
+    >>> with SensorReader("camera", shm=shm) as reader:
     ...     reader.exposure, reader.get_data("pose/x"), reader.measurement
     (0.02, 1.5, {'exposure': 0.02, 'pose': {'x': 1.5, 'y': 0.0}})
 """
