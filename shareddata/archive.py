@@ -26,6 +26,7 @@ from shareddata.events import Emitter, emit
 from shareddata.filearchive import ArrayArchiver, JsonArchiver
 from shareddata.memory import SharedMemory
 from shareddata.paths import FileName
+from shareddata.subscription import check
 
 HERODataArchiver = DataArchiver
 
@@ -121,6 +122,7 @@ class Configured:
         for name, parameter in known.items():
             if parameter.default is parameter.empty and name not in self.arguments and name != "self":
                 raise DescriptionError(f"{self._where}: {self.kind.__name__} needs the argument {name!r}")
+        check(self.name or "x", self.arguments["object_selector"], self.arguments["event_name"])
         if "save_template" in known:
             FileName(self.arguments["save_template"], self.arguments.get("root"))
 
