@@ -105,6 +105,28 @@ def test_a_seal_ends_it_when_all_was_given(stack: Writer, file: FrameFile) -> No
     assert follower.is_finished()
 
 
+@pytest.mark.parametrize("source", [Follower, DataFollower, DataSource])
+def test_what_is_written_before_the_end_is_never_missed(shm: SharedMemory, source: Any) -> None:
+    """The last frames come after the file was looked at, and before it is asked whether it is finished."""
+    with made(shm) as writer, FrameFile("scan", shm) as file:
+        writer.create_dataset("finished", data=[0])
+        file.refresh()
+        data = () if source is Follower else ("data",)
+        follower = source(file, "keys", *data, timeout=60, finished_dataset="finished")
+        patience = (follower if source is Follower else getattr(follower, "kf", None) or follower._follower).patience
+        finish = patience.finish
+
+        def write_and_finish() -> bool:
+            write(writer, 0, 1)
+            writer["finished"][0] = 1
+            return bool(finish())
+
+        patience.finish = write_and_finish
+        next(follower)
+        patience.finish = finish
+        assert len(list(follower)) == 1
+
+
 def test_beyond_a_seal_there_is_no_more(stack: Writer, file: FrameFile) -> None:
     grabber = FrameGrabber("data", file)
     stack.write("frame(0)")
