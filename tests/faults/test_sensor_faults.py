@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from programs import Program
-from sensing import files, references
+from sensing import files, keys, large_keys, references
 from servers import OwnServer, free_port
 from shareddata import SharedMemory
 from shareddata.errors import ServerError
@@ -187,6 +187,34 @@ def test_killed_writers_leave_no_file_behind(
         SensorWriter("stress", "a", shm).remove()
         assert files(shm) == []
     assert left_behind, "no kill ever left a file behind: this test tried nothing"
+
+
+@pytest.mark.timeout(180)
+def test_killed_writers_over_tcp_leave_no_key_behind(
+    own_server: Callable[..., OwnServer], program: Callable[..., Program], kind: str, full: bool
+) -> None:
+    """The next writer's first write removes what the one before could not."""
+    server = own_server(kind, port=free_port())
+    luck = random.Random(13)
+    with SharedMemory(url=server.tcp_url) as shm:
+        for round_ in range(30 if full else 5):
+            writer = program(WRITER, server.tcp_url, "a", SIZES["large"], round_ * 10**6)
+            writer.line()
+            time.sleep(luck.random() / 50)  # not a wait for anything: the moment of the kill
+            writer.kill()
+            with SensorReader("stress", "a", shm) as reader:
+                check_image(reader.image)
+                assert check_pair(reader.measurement["pair"]) == check_image(reader.measurement["image"])
+        with server.client() as client:
+            assert len(large_keys(shm)) >= references(shm, b"@key:") > 0
+            for token in ("a.1", "b.2"):  # what a kill between the two transactions leaves
+                client.set(f"sensor:stress/a:large:{token}", b"x" * 100_000)
+                client.sadd("sensor:stress/a:large", token)
+        with SensorWriter("stress", "a", shm) as writer:
+            writer.write("number", 1)
+        assert len(large_keys(shm)) == references(shm, b"@key:") > 0
+        SensorWriter("stress", "a", shm).remove()
+        assert keys(shm) == []
 
 
 def test_a_write_of_unknown_outcome_is_told_and_nothing_is_left(
