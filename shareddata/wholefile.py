@@ -3,7 +3,7 @@
 It knows folders, symbolic links and temporary names. It must not know sockets, who the files are for or what is in
 them. Invariants:
 
-1. Under its name a file is whole, and on disk (fsync of the file and of its folder).
+1. Under its name a file is whole, and on disk (fsync of the file and of its folder) unless that was not asked for.
 2. A file that is there is never written over.
 3. No symbolic link leads out of the root, also when somebody changes links meanwhile: each folder is opened from the
    one above it.
@@ -36,14 +36,18 @@ class Draft:
         write: writes its content.
         owner: whose file it is: what a killed program left for the same owner is removed.
         again: whether there may be such.
+        durable: False: leave it to the system when it is put on disk.
 
     Raises:
         TemplateError: a symbolic link leads out of the root.
         OSError: it cannot be written.
     """
 
-    def __init__(self, root: str, path: str, write: Write, owner: str, again: bool = False) -> None:
+    def __init__(
+        self, root: str, path: str, write: Write, owner: str, again: bool = False, durable: bool = True
+    ) -> None:
         place = PurePosixPath(path)
+        self._durable = durable
         self._folder = _open_folder(root, place.relative_to(root).parts[:-1])
         self._file: BinaryIO | None = None
         mark = f".shareddata-{hashlib.sha256(owner.encode()).hexdigest()[:16]}-"
@@ -55,7 +59,8 @@ class Draft:
             self._file = open(file, "w+b")  # noqa: SIM115  closed by close()
             write(self._file)
             self._file.flush()
-            os.fsync(file)
+            if durable:
+                os.fsync(file)
         except BaseException:
             self.close()
             raise
@@ -88,7 +93,8 @@ class Draft:
     def replace(self, path: str) -> None:
         """Give the file its name, also where another file has it."""
         os.replace(self._name, PurePosixPath(path).name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        _sync(self._folder)
+        if self._durable:
+            _sync(self._folder)
 
     def publish(self, path: str, noted: bool) -> bool:
         """Give the file its name; tell whether it has it now.
@@ -109,7 +115,8 @@ class Draft:
                 raise
             if not self._publish_without_links(name, noted):
                 return False
-        _sync(self._folder)
+        if self._durable:
+            _sync(self._folder)
         return True
 
     def _publish_without_links(self, name: str, noted: bool) -> bool:

@@ -94,7 +94,7 @@ def test_ten_thousand_writes_are_heard_over_restarts_of_the_server(
 ) -> None:
     """With fsync=always what was written is there after a kill: each number is heard once, in order."""
     server = own_server(kind, fsync="always")
-    count = 100_000 if full else 10_000
+    count = 40_000 if full else 10_000
     code = """
     from shareddata.errors import ServerError
     from shareddata.sensors import SensorReader, SensorWriter
