@@ -333,7 +333,11 @@ class DataArchiver(ABC):
                 self._process(work)
             self._current = None
             self._trim(idle=self._payload_queue.empty())
+        self._end()
         self._trim(idle=True)
+
+    def _end(self) -> None:  # noqa: B027  most have nothing to do
+        """Do what is due after the last event; called in the worker's thread."""
 
     def _next(self, ended: bool) -> Work | None:
         """Return the next event to be stored, one that failed when its time has come; None at the end.
