@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from shareddata import snapshots
+from shareddata.errors import ServerTimeout, ServerUnreachable
 from shareddata.hearing import Hearing
 from shareddata.large import Gone
 from shareddata.sensorvalues import MEASUREMENT, METADATA, Packed, SensorValues, packed_of
@@ -44,7 +45,7 @@ class SensorDataset:
         self._folder, self._name, self._level, self._saved = folder, name, level, saved
         self._subject = f"snapshots of sensor {store.name}"
         self._ending = threading.Event()
-        self._failed: OSError | None = None
+        self._lost: Exception | None = None
         self._metadata = False
         os.makedirs(folder, exist_ok=True)
         key = store.shm.keys.sensor_packed(store.name, MEASUREMENT)
@@ -62,24 +63,31 @@ class SensorDataset:
         Raises:
             OSError: a snapshot could not be written.
             ServerError: the server is away.
+            Exception: what else has hindered a snapshot.
         """
         self._ending.set()
         self.hearing.end()
         self._write_metadata()
-        if self._failed is not None:
-            raise self._failed
+        if self._lost is not None:
+            raise self._lost
 
     def _take(self, identity: str, fields: Sequence[bytes]) -> None:
-        """Write the snapshot of a pack, in the thread."""
-        packed = packed_of(identity.encode(), fields)
+        """Write the snapshot of a pack, in the thread; again where the server went before it was written."""
         try:
-            values = {name: self._store.read(stored) for name, stored in packed.values.items()}
+            self._write(packed_of(identity.encode(), fields))
+        except (ServerUnreachable, ServerTimeout):
+            raise
         except Gone:
             self.hearing.lose(1, "its values were dropped before they could be read")
-            return
+        except Exception as error:
+            self._lost = error
+            self.hearing.lose(1, f"it could not be written: {error}")
+            log.debug("%s", self._subject, exc_info=True)
+
+    def _write(self, packed: Packed) -> None:
+        values = {name: self._store.read(stored) for name, stored in packed.values.items()}
         self._write_metadata()
-        if file := self._save(f"{packed.milliseconds}_{self._name}", packed, values):
-            self._saved(file)
+        self._saved(self._save(f"{packed.milliseconds}_{self._name}", packed, values))
 
     def _write_metadata(self, patient: bool = True) -> None:
         if self._metadata:
@@ -91,25 +99,26 @@ class SensorDataset:
 
     def _save(
         self, stem: str, packed: Packed, values: Mapping[str, bytes], once: bool = False, patient: bool = True
-    ) -> Path | None:
-        """Write a file; where that fails again and again until it can be, at the end only once more."""
+    ) -> Path:
+        """Write a file; where that fails again and again until it can be, at the end only once more.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        waited = False
         while True:
-            last = self._ending.is_set()
+            last = not patient or self._ending.is_set()
             try:
                 when, deflated = packed.milliseconds, packed.deflated
                 file = snapshots.save(self._folder, stem, values, when, self._level, deflated, once)
             except OSError as error:
-                if not patient:
-                    raise
-                if self._failed is None:
-                    log.error("%s: one cannot be written: %s: tried again until it can", self._subject, error)
-                self._failed = error
                 if last:
-                    self.hearing.lose(1, "it could not be written")
-                    return None
+                    raise
+                if not waited:
+                    log.error("%s: one cannot be written: %s: tried again until it can", self._subject, error)
+                waited = True
                 self._ending.wait(_AGAIN)
             else:
-                if self._failed is not None:
+                if waited:
                     log.warning("%s: they are written again", self._subject)
-                self._failed = None
                 return file

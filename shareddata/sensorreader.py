@@ -10,7 +10,6 @@ It knows what a reader's program asks for. It must not know how values are writt
 
 import io
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,6 @@ class SensorReader:
         data_dir: str = "collected_data",
     ) -> None:
         self._shm = memory.default(shm)
-        self._lock = threading.RLock()
         self._writing: SensorDataset | None = None
         self._missed = 0
         self.data_dir = data_dir
@@ -310,7 +308,7 @@ class SensorReader:
         return True
 
     def _saved(self, file: Path) -> None:
-        with self._lock:
+        with self._store.lock:
             self.snapshots += 1
             self.last_snapshot = file
 

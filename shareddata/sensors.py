@@ -89,6 +89,7 @@ class SensorWriter:
 
     Raises:
         DescriptionError: these cannot be names.
+        FieldError: nothing would be kept.
 
     It may be shared by threads, and is a context manager.
     """
@@ -103,6 +104,8 @@ class SensorWriter:
         keep_bytes: int = bounded.BYTES,
     ) -> None:
         path = tree.sensor_name(directory, name)
+        if keep < 1 or keep_bytes < 0:
+            raise FieldError(f"sensor {path}: keep={keep}, keep_bytes={keep_bytes}: expected 1 or more, and 0 or more")
         self._shm = memory.default(shm)
         self._store = SensorStore(self._shm, path, keep, keep_bytes)
         self.data_path = DataPath(self._store)
@@ -133,7 +136,6 @@ class SensorWriter:
         """Forget the parent's thread and locks, in a forked child."""
         self._thread = None
         self.stop_event = threading.Event()
-        self._store.lock = threading.RLock()
 
     def write(self, name: str, data: Any, attributes: Mapping[str, Any] | None = None) -> None:
         """Write a value; readers see it at once, and watchdogs hear it.

@@ -10,12 +10,11 @@ streams are read, or what attributes a reader has. Invariants:
 """
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from shareddata import tree
-from shareddata.errors import FieldError
+from shareddata.errors import DecodeError, FieldError
 from shareddata.hearing import Hearing
 from shareddata.large import Gone
 from shareddata.sensorvalues import MEASUREMENT, METADATA, SensorValues, entry_values, packed_of
@@ -34,7 +33,6 @@ class Watchdogs:
 
     def __init__(self, store: SensorValues) -> None:
         self._store = store
-        self._lock = threading.RLock()
         self._watches: dict[str, _Watch] = {}  # by zipname, "" for the stream of writes
         self._missed = 0
 
@@ -49,7 +47,7 @@ class Watchdogs:
         watch = self._watches.get(zipname)
         if watch is not None:
             watch.hearing.settle()  # what was written before is not for the new one
-        with self._lock:
+        with self._store.lock:
             if zipname not in self._watches:
                 self._watches[zipname] = _Watch(self._store, zipname)
             self._watches[zipname].callbacks.setdefault("" if zipname else name, []).append(callback)
@@ -70,7 +68,7 @@ class Watchdogs:
         try:
             watch.hearing.settle()
         finally:
-            with self._lock:
+            with self._store.lock:
                 watch.callbacks.pop("" if zipname else name, None)
                 last = not watch.callbacks and self._watches.get(zipname) is watch
                 if last:
@@ -111,17 +109,19 @@ class _Watch:
     def _heard(self, identity: str, fields: Sequence[bytes]) -> None:
         """Take an entry, in the thread."""
         stored = packed_of(identity.encode(), fields).values if self._zipname else entry_values(fields)
+        found = {name: names for name in list(self.callbacks) if (names := tree.below(stored, name)) or not stored}
         values: dict[str, Any] = {}
-        for name, callbacks in list(self.callbacks.items()):
-            names = tree.below(stored, name)
-            if not names and stored:
-                continue
+        for name, names in list(found.items()):
             try:
                 values |= {each: self._store.decode(each, stored[each]) for each in names if each not in values}
             except Gone:
                 self.hearing.lose(1, f"the value of {name!r} was dropped before it could be read")
-                return
-            for callback in list(callbacks):
+                del found[name]
+            except DecodeError as error:
+                log.error("watchdog of %r: %s", name or ".", error)
+                del found[name]
+        for name, names in found.items():
+            for callback in list(self.callbacks.get(name, ())):
                 if callback in self.callbacks.get(name, ()):  # a function before it may have ended it
                     self._call(name, callback, {each: values[each] for each in names})
 

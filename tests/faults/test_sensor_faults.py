@@ -142,24 +142,29 @@ def _reader(shm: SharedMemory) -> SensorReader | None:
         return None
 
 
-def test_snapshots_over_restarts_of_the_server(
-    own_server: Callable[..., OwnServer], kind: str, tmp_path: Path
+@pytest.mark.parametrize("way", ["unix", "tcp"])
+@pytest.mark.parametrize("size", [1, 30_000])
+def test_snapshots_and_watchdogs_over_restarts_of_the_server(
+    own_server: Callable[..., OwnServer], kind: str, way: str, size: int, tmp_path: Path
 ) -> None:
-    """One for each pack, none missed and none double."""
-    server = own_server(kind, fsync="always")
-    with SharedMemory(url=server.url, timeout=2) as shm:
+    """One snapshot for each pack, none missed and none double; large values too, in files or in keys."""
+    server = own_server(kind, fsync="always", port=free_port())
+    heard: list[int] = []
+    with SharedMemory(url=server.url if way == "unix" else server.tcp_url, timeout=2) as shm:
         writer = SensorWriter("camera", "front", shm)
-        writer.write("number", -1)
+        writer.write("image", np.full((size, 3), 10**6))
         with SensorReader("camera", None, shm) as reader:
             reader.start_write(tmp_path)
-            for number in range(300):
-                writer.write("number", number)
-                pack_to_zip(["number"], writer.data_path)
-                if number % 100 == 50:
+            reader.attach_watchdog("image", lambda image: heard.append(check_image(image)))
+            for number in range(80):
+                writer.write("image", np.full((size, 3), number))
+                pack_to_zip(["image"], writer.data_path)
+                if number % 30 == 20:
                     server.restart()
+            reader.disable_watchdog("image")
             reader.stop_watchdog()
-            assert sorted(read(path)["number"] for path in tmp_path.iterdir()) == list(range(300))
-            assert reader.missed == 0
+            assert sorted(check_image(read(path)["image"]) for path in tmp_path.iterdir()) == list(range(80))
+            assert heard == list(range(80)) and reader.missed == 0
 
 
 @pytest.mark.timeout(180)

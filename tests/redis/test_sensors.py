@@ -1,6 +1,7 @@
 """Sensors: writing, reading, packing, removing; over a unix socket and over TCP."""
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import redis
 
 from programs import Program
-from sensing import files, keys, references
+from sensing import files, keys, large_keys, references
 from servers import OwnServer, free_port, plain_client
 from shareddata import DescriptionError, FieldError, SensorNotInitializedError, ServerRefused, SharedMemory, sensors
 from shareddata.errors import DecodeError
@@ -161,6 +162,33 @@ def test_the_sensor_itself_as_a_dictionary(shm: SharedMemory) -> None:
             SensorReader("network", "eth1", shm)
         with pytest.raises(FieldError, match="value '.': found int, expected a dictionary"):
             writer.write(".", 5)
+        writer.write(".", {})
+        assert SensorReader("network", None, shm).get_data() == {"eth0": {"sent": 5}, "lo": {"sent": 3}}
+
+
+def test_bounds_that_keep_nothing_are_refused(shm: SharedMemory) -> None:
+    for keep, keep_bytes in ((0, 1), (-1, 1), (1, -1)):
+        with pytest.raises(FieldError, match="expected 1 or more, and 0 or more"):
+            SensorWriter("camera", "front", shm, keep=keep, keep_bytes=keep_bytes)
+
+
+def test_what_was_replaced_is_there_for_a_reader_far_away(shm: SharedMemory, writer: SensorWriter) -> None:
+    """Over TCP: who has read a reference has time to get the value; in the end nothing is left."""
+    with plain_client(shm.address.url) as client:
+        for number in range(5):
+            writer.write("image", BIG + number)
+            left = len(large_keys(shm)) - references(shm, b"@key:")
+            assert left == (min(number, 2) if shm.address.socket_path is None else 0)
+        writer.close()
+        assert len(large_keys(shm)) == references(shm, b"@key:") == client.scard("sensor:camera/front:large")
+
+
+def test_without_cbor2_the_error_names_what_to_install(
+    shm: SharedMemory, writer: SensorWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cbor2", None)
+    with pytest.raises(ModuleNotFoundError, match=r"sensors need cbor2.*pip install 'shareddata\[arrays\]'"):
+        writer.write("number", 1)
 
 
 def test_a_value_that_cannot_be_written_is_named(shm: SharedMemory, writer: SensorWriter) -> None:
