@@ -16,6 +16,8 @@ from shareddata import SharedMemory, archive
 from shareddata.deadletters import letters
 from waiting import eventually
 
+h5py: Any = pytest.importorskip("h5py")
+
 FRAME = 300_000  # bytes
 
 
@@ -109,6 +111,28 @@ def test_where_neither_can_be_written(shm: SharedMemory, small_disk: Path, caplo
         assert [text.partition(":")[0] for text in caplog.messages if "archiver one waits" in text]
         assert "archiver one goes on" in caplog.messages
     assert files(small_disk) == []
+
+
+def test_rows_of_hdf5_files(shm: SharedMemory, small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What was begun stays readable; what had no room waits, and comes into another file, in order."""
+    filler = small_disk / "filler"
+    options: dict[str, Any] = {"max_retries": 0, "dead_letters": small_disk / "dead", "name": "one", "shm": shm}
+    with archive.Hdf5Archiver(f"{small_disk}/a.h5", False, "cam", "frame", **options) as archiver:
+        emit(shm, 0, 1)
+        eventually(lambda: archiver.status.stored == 1, 10, "the first row")
+        with pytest.raises(OSError, match="No space"):
+            filler.write_bytes(b"x" * 3_000_000)
+        emit(shm, 1, 2)
+        eventually(lambda: archiver.status.paused, 20, "the pause")
+        filler.unlink()
+        eventually(lambda: archiver.status.stored == 3, 20, "the rest")
+    rows = []
+    for name in sorted(files(small_disk)):
+        with h5py.File(small_disk / name) as file:
+            data = file["entry/data/data"][:]
+            assert (data == data[:, :1]).all()
+            rows += data[:, 0].tolist()
+    assert rows == [0, 1, 2] and archiver.status.dead == 0
 
 
 def test_stopped_while_it_waits(shm: SharedMemory, small_disk: Path) -> None:
