@@ -24,6 +24,7 @@ from shareddata.archiver import DataArchiver, Status
 from shareddata.errors import DescriptionError, SharedDataError
 from shareddata.events import Emitter, emit
 from shareddata.filearchive import ArrayArchiver, JsonArchiver
+from shareddata.hdf5archive import Hdf5Archiver
 from shareddata.memory import SharedMemory
 from shareddata.paths import FileName
 from shareddata.subscription import check
@@ -36,6 +37,7 @@ __all__ = [
     "DataArchiver",
     "Emitter",
     "HERODataArchiver",
+    "Hdf5Archiver",
     "JsonArchiver",
     "Status",
     "configured",
@@ -45,7 +47,11 @@ __all__ = [
 
 Config = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str]
 
-_OURS: dict[str, type[DataArchiver]] = {"ArrayArchiver": ArrayArchiver, "JsonArchiver": JsonArchiver}
+_OURS: dict[str, type[DataArchiver]] = {
+    "ArrayArchiver": ArrayArchiver,
+    "Hdf5Archiver": Hdf5Archiver,
+    "JsonArchiver": JsonArchiver,
+}
 _ROOMS = ("shareddata.archive", "herostools.actor", "herostools.actor.data_archiver", "")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from shareddata.archiver import DataArchiver, Work
 from shareddata.codec import encode_any, numpy
+from shareddata.columns import listed
 from shareddata.errors import FieldError
 from shareddata.paths import FileName
 from shareddata.subscription import Ledger
@@ -155,7 +156,7 @@ class ArrayArchiver(FileArchiver):
 
     def _store(self, source_name: str, payload: Any, metadata: dict[str, Any]) -> None:
         """Save an array, or each of its frames."""
-        array = _array(payload, source_name)
+        array = array_of(payload, source_name)
         if not self.split_data_array or array.ndim == 0:
             return self._save(source_name, array, metadata, 0)
         for index, frame in enumerate(array):
@@ -199,13 +200,13 @@ class JsonArchiver(FileArchiver):
                 )
             payload = {**payload, "metadata": metadata}
         try:
-            text = encode_any(_listed(payload))
+            text = encode_any(listed(payload))
         except (TypeError, ValueError) as error:
             raise FieldError(f"{source_name}: {shown(payload)} cannot be written as JSON: {error}") from None
         self._write(self._path(source_name, metadata), lambda file: file.write(text + b"\n"))
 
 
-def _array(payload: Any, source_name: str) -> Any:
+def array_of(payload: Any, source_name: str) -> Any:
     """Return a payload as an array of numbers, bools or texts.
 
     Raises:
@@ -218,12 +219,3 @@ def _array(payload: Any, source_name: str) -> Any:
     if array.dtype.kind not in "biufcUSmMV" or isinstance(payload, str | bytes | dict):
         raise FieldError(f"{source_name}: {shown(payload)} is no array: archive it with a JsonArchiver")
     return array
-
-
-def _listed(value: Any) -> Any:
-    """Return a value with its arrays as lists."""
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_listed(item) for item in value]
-    return value.tolist() if type(value).__module__ == "numpy" and hasattr(value, "tolist") else value

@@ -399,6 +399,19 @@ class Ledger:
         self._adopt(identity, name)
         return name
 
+    def notes(self, identity: str) -> dict[str, str]:
+        """Return the files that are noted under names that begin like this, and their names.
+
+        Redis: HGETALL.
+        """
+        mark = note_of(self._name, "").encode()
+        found = self._connection.ask("HGETALL", self._key)
+        return {
+            str(name.removeprefix(mark), "utf-8"): str(path, "utf-8")
+            for name, path in found.items()
+            if name.startswith(mark + identity.encode())
+        }
+
     def _adopt(self, identity: str, path: str) -> None:
         mine, theirs = self._fields(identity, path)
         self._connection.call("HSET", self._key, theirs, mine.encode() + _ADOPTED)
