@@ -158,14 +158,14 @@ class FrameArchive:
         if before is not None:
             try:
                 check_left(before)
-                with Draft("/", before, None, note, again=True) as draft:
+                with Draft("/", before, None, f"{self._name} frames", again=True) as draft:
                     mirror.begin(draft.path, before)
                     draft.replace(before)
                 return before
             except FileNotFoundError:
                 ledger.release(note, before)  # it never got its name, or somebody took it away
         wanted = self._path_of(file.filename, file.metadata)
-        with Draft(self._root, wanted, None, note) as draft:
+        with Draft(self._root, wanted, None, f"{self._name} frames", again=True) as draft:
             mirror.begin(draft.path)
             self._note(mirror)
             for name in numbered(wanted):

@@ -200,7 +200,7 @@ class Hdf5Archiver(FileArchiver):
         records = [self._shm.describe(name) for name in self.records] if self._shm else []
         title = f"{self.event_name} of {source}"
         note = f"{_OPEN}{uuid.uuid4().hex}"
-        with Draft(self.name_template.root or "/", wanted, None, note) as draft:
+        with Draft(self.name_template.root or "/", wanted, None, f"{self.name} rows", again=True) as draft:
             file = SwmrFile(draft.path, row, {k: v for k, v in units.items() if v}, title, records, self._compression)
             try:
                 if self._data:
@@ -258,7 +258,7 @@ class Hdf5Archiver(FileArchiver):
         """Make what was left unfinished a whole file, under its name; its rows are not to be written again."""
         try:
             self._kept |= identities(path)
-            with Draft("/", path, None, note, again=True) as draft:
+            with Draft("/", path, None, f"{self.name} rows", again=True) as draft:
                 mend(path, draft.path)
                 draft.replace(path)
         except BlockingIOError:
