@@ -25,7 +25,8 @@ from shareddata import (
 from shareddata.errors import DescriptionError
 from shareddata.events import Emitter
 from shareddata.eventstream import EventStream
-from shareddata.subscription import Event, Ledger, Subscription
+from shareddata.ledger import Ledger
+from shareddata.subscription import Event, Subscription
 from waiting import eventually
 
 
