@@ -44,6 +44,7 @@ Request = bytes | Sequence[Buffer]
 HEARD_WITHIN = 1.0
 """Seconds for which an answer from memory is given after the server was last heard."""
 
+_JOINED = 65536  # bytes below which pieces are joined
 _PIECES = 512  # sent by one call; the system's limit is 1024
 
 _RETRY_FIRST, _RETRY_LONGEST = 0.01, 0.2  # seconds between tries to connect
@@ -81,8 +82,8 @@ def _set_timeout(sock: socket.socket, seconds: float) -> None:
 
 
 def _send_pieces(sock: socket.socket, pieces: Sequence[Buffer]) -> None:
-    """Send a request that is in several pieces; they are not copied, but where TLS has to."""
-    if isinstance(sock, ssl.SSLSocket):
+    """Send a request that is in several pieces; large ones are not copied, but where TLS has to."""
+    if isinstance(sock, ssl.SSLSocket) or sum(map(len, pieces)) < _JOINED:
         return sock.sendall(b"".join(pieces))
     rest = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
     while rest:

@@ -1,7 +1,7 @@
 """Start a private server: one folder, one server, one user, no port.
 
 It knows how to find a server program, start it on a folder and see whether it answers. It must not know the redis
-client, records or keys: it speaks to the server's socket with six bytes. Invariants:
+client, records or keys: it speaks to the server's socket with a few bytes. Invariants:
 
 1. A second server is never started on a folder. The server process itself holds the lock of its folder (an inherited
    `flock`), from before it starts until it is gone, however its starter or it may die: no stale lock is possible.
@@ -14,6 +14,7 @@ A server started by `ensure` outlives its starter; one started by `Server` ends 
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -28,6 +29,8 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from shareddata.errors import ServerSetupError, ServerTimeout, ServerUnreachable
+
+log = logging.getLogger("shareddata")
 
 FSYNC = ("everysec", "always")
 _SOCKET_PATH_LONGEST = 100  # the system's limit is 107 bytes on Linux, 103 on macOS
@@ -173,6 +176,7 @@ def ensure(folder: str | Path, *, fsync: str = "everysec", options: Sequence[str
     path = socket_path(folder)
     command = [find_executable(), *arguments(folder, path, fsync, options)]
     _make_private(folder)
+    said = _log_size(folder)
     deadline = time.monotonic() + wait
     while (lock := _lock(folder)) is None:
         if (running := find(folder, wait)) is not None:
@@ -185,6 +189,7 @@ def ensure(folder: str | Path, *, fsync: str = "everysec", options: Sequence[str
     finally:
         os.close(lock)  # the server holds it now
     _await(folder, path, wait)
+    _mend(folder, path, said, wait)
     return Running(_url(path), folder, path, True)
 
 
@@ -253,6 +258,56 @@ def _await(folder: Path, path: Path, wait: float) -> None:
         if time.monotonic() > deadline:
             raise ServerTimeout(f"{folder}: the server did not answer within {wait:g} s; {_log(folder)}")
         time.sleep(0.003)
+
+
+def _log_size(folder: Path) -> int:
+    try:
+        return (folder / "server.log").stat().st_size
+    except OSError:
+        return 0
+
+
+def _mend(folder: Path, path: Path, said: int, wait: float) -> None:
+    """Let the server write its append-only file anew if it found the end of it cut off.
+
+    Redis 7.0 cuts such a file behind the last whole command, also where that stands in a transaction that was never
+    finished. What is written next would land behind it, and be carried out after it at the next start: entries of a
+    stream with the same ids were then refused, and lost.
+
+    Args:
+        folder: the server's.
+        path: its socket.
+        said: where in its log this start begins.
+        wait: seconds to wait until it is done; it goes on by itself.
+
+    Redis: BGREWRITEAOF, INFO.
+    """
+    with (folder / "server.log").open("rb") as file:
+        file.seek(said)
+        if b"short read while loading the AOF" not in file.read():
+            return
+    answer = _asked(path, b"BGREWRITEAOF\r\n", wait)
+    if not answer.startswith(b"+"):
+        log.warning("%s: its append-only file was cut off, and it would not write it anew: %r", folder, answer)
+        return
+    deadline = time.monotonic() + wait
+    while time.monotonic() < deadline:
+        answer = _asked(path, b"INFO persistence\r\n", wait)
+        if b"aof_rewrite_in_progress:0" in answer and b"aof_rewrite_scheduled:0" in answer:
+            return
+        time.sleep(0.01)
+
+
+def _asked(path: Path, question: bytes, wait: float) -> bytes:
+    """Return what a server answers to a question, as it comes."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(wait)
+        sock.connect(os.fspath(path))
+        sock.sendall(question + b"PING\r\n")
+        text = b""
+        while not text.endswith((b"+PONG\r\n", b"required.\r\n")) and (more := sock.recv(65536)):
+            text += more
+        return text
 
 
 def _await_end(folder: Path, wait: float) -> None:
@@ -358,6 +413,7 @@ class Server:
         command = [self.executable or find_executable()]
         command += arguments(self.folder, self.socket_path, self.fsync, self.options)
         _make_private(self.folder)
+        said = _log_size(self.folder)
         deadline = time.monotonic() + 1.0  # a server that is just ending needs some milliseconds
         while (lock := _lock(self.folder)) is None:
             if time.monotonic() > deadline or answers(self.socket_path, wait):
@@ -378,6 +434,7 @@ class Server:
             os.close(lock)
         try:
             _await(self.folder, self.socket_path, wait)
+            _mend(self.folder, self.socket_path, said, wait)
         except BaseException:
             self._end(signal.SIGKILL)
             raise

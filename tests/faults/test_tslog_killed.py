@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from programs import Program
-from servers import OwnServer
+from servers import EXECUTABLES, OwnServer
 from shareddata import SharedMemory
 from shareddata.tslog import TSLog
 from waiting import eventually
@@ -245,3 +245,35 @@ def test_the_reader_is_killed_between_next_and_commit(
             assert cursor < numbers[0] <= cursor + 1, "it began behind the cursor"
             assert committed in (nursery.told(), nursery.told() + 5) and committed <= numbers[-1] + 1
             cursor = committed
+
+
+@pytest.mark.parametrize("kind", sorted(EXECUTABLES))
+def test_records_survive_a_file_that_was_cut_inside_a_transaction(
+    own_server: Callable[..., OwnServer], kind: str
+) -> None:
+    server = own_server(kind, fsync="always")
+    stored: list[tuple[int, int]] = []
+
+    def store(round: int) -> None:
+        with SharedMemory(url=server.url) as shm, TSLog("cut", ["II"], commit_delta=3, bucket_size=64, shm=shm) as log:
+            for number in range(3):
+                log.store(round, number)
+                stored.append((round, number))
+
+    for round in range(2):
+        store(round)
+    server.kill()
+    folder = server.folder / "appendonlydir"
+    file = max((folder if folder.is_dir() else server.folder).glob("*.incr.aof"))
+    data = file.read_bytes()
+    begin = data.rindex(b"MULTI", 0, data.rindex(b"XADD"))
+    second = data.index(b"XADD", data.index(b"XADD", begin) + 4)
+    file.write_bytes(data[: second + 2])  # in the second of three records
+    del stored[3:]
+    for round in range(2, 5):  # at the second start the records of the first would be refused
+        server.start()
+        store(round)
+        server.kill()
+    server.start()
+    with SharedMemory(url=server.url) as shm, TSLog("cut", ["II"], bucket_size=64, shm=shm) as log:
+        assert [record[-2:] for record in log.reader(0)] == stored
