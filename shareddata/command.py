@@ -127,8 +127,8 @@ class Command:
         """Run the function and return the exit code."""
         level = logging.DEBUG if debug else logging.WARNING
         logging.basicConfig(level=level, format=f"shareddata {self.name}: %(message)s")
-        signal.signal(signal.SIGTERM, _terminated)
         try:
+            signal.signal(signal.SIGTERM, _terminated)
             code = self._function(*arguments) or 0
             sys.stdout.flush()
         except UsageError as error:
