@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 TITLES = {"frame": "1024 x 1024 uint16, 2 MB", "picture": "2000 x 1000 RGB, 6 MB"}
 WANTED = {"one machine": 5.0, "TCP": 0.9}
 FLOOR = "C"
-PER_ROUND = 60_000_000  # bytes handed over by each contender
+PER_ROUND = 300_000_000  # bytes handed over by each contender
 
 
 @dataclass
