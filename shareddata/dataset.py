@@ -258,7 +258,9 @@ class Dataset:
         while array.ndim > len(selection.shape) and array.shape[0] == 1:
             array = array[0]
         try:
-            return numpy().broadcast_to(array, selection.shape).reshape(selection.full)
+            if array.shape != selection.shape:
+                array = numpy().broadcast_to(array, selection.shape)
+            return array.reshape(selection.full)
         except ValueError:
             raise FieldError(
                 f"{self._what}: a value of the shape {array.shape} for a selection of the shape {selection.shape}"
