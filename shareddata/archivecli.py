@@ -8,18 +8,14 @@ must not know keys, sockets, files or formats. Invariants:
 """
 
 import json as json_text
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from collections.abc import Sequence
 
 from shareddata import archive, arguments, backlog, table
 from shareddata.archiver import DataArchiver
-from shareddata.command import UsageError, Where, command
+from shareddata.command import UsageError, Where, command, stopping
 from shareddata.memory import SharedMemory
 
 _EVERY = 60.0  # seconds between two tables where nobody watches
@@ -58,7 +54,8 @@ def archive_(
         with where.open(arguments.SOON) as shm:
             return _listed(shm, json) if list_ else _forgotten(shm, str(forget))
     archive.configured(files)  # before the server is waited for
-    with where.open() as shm, _stopping() as stop:
+    stop = threading.Event()
+    with where.open() as shm, stopping(stop.set):
         if retry_dead_letters:
             return _retried(archive.start(files, shm, subscribe=False), stop, json)
         with archive.start(files, shm) as archivers:
@@ -133,25 +130,3 @@ def _forgotten(shm: SharedMemory, name: str) -> int:
     count = backlog.forget(shm, name)
     print(f"{name} is given up: events of {arguments.count(count, 'source')} don't wait for it any more")
     return 0
-
-
-@contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """Give an event that the first SIGINT or SIGTERM sets; a second one interrupts the program as usual."""
-    stop = threading.Event()
-    before: dict[int, Any] = {}
-
-    def set_stop(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        restore()
-
-    def restore() -> None:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    try:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            before[each] = signal.signal(each, set_stop)
-        yield stop
-    finally:
-        restore()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shareddata import arguments, export, forward, logs, record, replay, rowsources, table, track
-from shareddata.command import UsageError, Where, command
+from shareddata.command import UsageError, Where, command, stopping
 from shareddata.errors import DecodeError
 from shareddata.memory import SharedMemory
 
@@ -60,7 +60,7 @@ def record_(
         raise UsageError("--megabytes must be above 0")
     with where.open() as shm:
         options: dict[str, Any] = {"since": begin, "size": int(megabytes * 1e6), "span": span}
-        with record.Recorder(shm, folder, names, **options) as recorder, record.stopping(recorder):
+        with record.Recorder(shm, folder, names, **options) as recorder, stopping(recorder.stop):
             if recorder.left_out:
                 print(f"not recorded, for want of a history: {', '.join(recorder.left_out)}", file=sys.stderr)
             with arguments.progress(lambda: _recording(recorder)) as show:

@@ -9,14 +9,11 @@ how files are laid out (`track`) nor how histories are read (`stream`). Invarian
 """
 
 import logging
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from shareddata.errors import ServerTimeout, ServerUnreachable, SharedDataError
 from shareddata.memory import SharedMemory
@@ -272,27 +269,3 @@ def seconds(identity: str) -> float | None:
     Redis: none.
     """
     return int(identity.partition("-")[0]) / 1000 if identity else None
-
-
-@contextmanager
-def stopping(recorder: Recorder) -> Iterator[None]:
-    """Let SIGINT and SIGTERM end a recorder's `run`; a second one interrupts the program as usual.
-
-    Redis: none.
-    """
-    before: dict[int, Any] = {}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        recorder.stop()
-        restore()
-
-    def restore() -> None:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    try:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            before[each] = signal.signal(each, stop)
-        yield
-    finally:
-        restore()

@@ -18,7 +18,7 @@ from leaks import Snapshot, set_mark
 from programs import Program
 from proxy import Proxy
 from servers import EXECUTABLES, OwnServer, empty, plain_client, short_folder
-from shareddata import SharedMemory, large
+from shareddata import SharedMemory, cli, large
 from shareddata.address import Address
 from shareddata.server import Server
 from waiting import eventually as wait_until
@@ -174,6 +174,22 @@ def client(url: str) -> Iterator[redis.Redis]:
     """redis-py as another program would use it, on the same server."""
     with plain_client(url) as client:
         yield client
+
+
+@pytest.fixture
+def command(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Call `shareddata` in this process, on an emptied server: exit code, standard output, standard error."""
+    monkeypatch.setenv("SHAREDDATA_URL", url)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit, check=lambda _: True) as ended:
+            cli.main([*map(str, arguments)])
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """`shareddata log`: what there is, whether it is whole, what trimming takes from whom."""
 
+import functools
 import json
 import struct
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ import pytest
 
 from programs import Program
 from servers import OwnServer, plain_client
-from shareddata import SharedMemory, cli, logs
+from shareddata import SharedMemory, logs
 from shareddata.errors import DecodeError, SharedDataError, UnknownData
 from shareddata.logs import Look
 from shareddata.tslog import TSLog
@@ -19,17 +20,9 @@ Call = Callable[..., Said]
 
 
 @pytest.fixture
-def call(url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+def call(command: Call) -> Call:
     """Call `shareddata log` in this process: exit code, standard output, standard error."""
-    monkeypatch.setenv("SHAREDDATA_URL", url)
-
-    def call(*arguments: object) -> Said:
-        capsys.readouterr()
-        with pytest.raises(SystemExit, check=lambda _: True) as ended:
-            cli.main(["log", *map(str, arguments)])
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return call
+    return functools.partial(command, "log")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """`shareddata sensor`: listing, values, watching, snapshots, removing."""
 
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 from programs import Program
 from sensing import keys
 from servers import plain_client
-from shareddata import SharedMemory, cli
+from shareddata import SharedMemory
 from shareddata.sensors import SensorWriter, pack_to_zip, read
 from waiting import eventually
 
@@ -20,17 +21,9 @@ Call = Callable[..., Said]
 
 
 @pytest.fixture
-def call(url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+def call(command: Call) -> Call:
     """Call `shareddata sensor` in this process: exit code, standard output, standard error."""
-    monkeypatch.setenv("SHAREDDATA_URL", url)
-
-    def call(*arguments: object) -> Said:
-        capsys.readouterr()
-        with pytest.raises(SystemExit, check=lambda _: True) as ended:
-            cli.main(["sensor", *map(str, arguments)])
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return call
+    return functools.partial(command, "sensor")
 
 
 @pytest.fixture
