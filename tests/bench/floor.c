@@ -9,7 +9,7 @@
  *   floor ADDRESS write|one|flush|read|unchanged|turn PREFIX HISTORY COUNT RECORDS PID
  *       prints microseconds a call, those of CPU in this process, and those in the process PID
  *   floor ADDRESS pace PREFIX HISTORY COUNT HERTZ          writes PREFIX0, once a line came on the standard input
- *   floor ADDRESS flood PREFIX HISTORY SECONDS             the same as fast as it goes; both print the last number
+ *   floor ADDRESS flood PREFIX HISTORY SECONDS             the same as fast as it goes; both print "writing" and the last number
  *   floor ADDRESS listen|follow|slow PREFIX HISTORY LAST   prints "ready", then what it heard as a line of JSON
  *
  * ADDRESS is a socket's path or HOST:PORT. The records are PREFIX0 .. PREFIX63, their fields ts, sender, field_0 ..
@@ -208,6 +208,7 @@ static void write_number(redisContext *c, long number) {
 
 static void warm_up(redisContext *c) {
     struct pollfd go = {0, POLLIN, 0};
+    puts("writing"), fflush(stdout);
     for (long number = -1; !poll(&go, 1, 20); number--) write_number(c, number);
 }
 

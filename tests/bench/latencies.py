@@ -47,7 +47,8 @@ class Hearing:
         """What happens, in words."""
         who = "1 listener" if self.listeners == 1 else f"{self.listeners} listeners"
         what = "the newest values" if self.how == "listen" else "every update"
-        return f"write -> {what} elsewhere, {who}, {f'{self.hertz // 1000} k' if self.hertz > 999 else f'{self.hertz} '}Hz"
+        pace = f"{self.hertz // 1000} kHz" if self.hertz > 999 else f"{self.hertz} Hz"
+        return f"write -> {what} elsewhere, {who}, {pace}"
 
 
 GOAL = (("redis-py", 1 / 0.35),)
@@ -89,9 +90,10 @@ def hear(machine: Machine, name: str, commands: list[list[str]], write: list[str
     with ExitStack() as stack:
         pipe = {"stdout": subprocess.PIPE}
         writer = stack.enter_context(running(write, cores, stdin=subprocess.PIPE, **pipe))
+        expect(writer, f"the writer of {name}", "writing")
         listeners = [stack.enter_context(running(command, cores, **pipe)) for command in commands]
         for listener in listeners:
-            expect(listener, f"a listener of {name}")
+            expect(listener, f"a listener of {name}", "ready")
         before, served = cpu_of(writer.pid), cpu_of(server)
         writer.stdin.write("go\n")  # type: ignore[union-attr]
         writer.stdin.flush()  # type: ignore[union-attr]

@@ -1,9 +1,10 @@
 """The rows of logs: appending and reading numbered records, and their memory in the server.
 
-The same record for everybody, struct "<Qff" (16 bytes); server and client on one core; rounds interleaved. C sends the
-commands that a TSLog sends; redis-py and walrus do it as people write it: XADD with the server's ids, in a transaction
-where several make a commit, XREADGROUP and XACK; walrus' entries are fields. A file is appended to, flushed or fsynced at
-a commit, its reader's place in a file beside. Files are where the temporary folder is: for `always` that must be a disk.
+The same record for everybody, struct "<Qff" (16 bytes); server and client on one core; rounds interleaved. C sends
+the commands that a TSLog sends; redis-py and walrus do it as people write it: XADD with the server's ids, in a
+transaction where several make a commit, XREADGROUP and XACK; walrus' entries are fields. A file is appended to,
+flushed or fsynced at a commit, its reader's place in a file beside. Files are where the temporary folder is: for
+`always` that must be a disk.
 """
 
 import gc
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import redis
@@ -251,14 +253,18 @@ class Floor:
 
 
 @contextmanager
-def everybody(folder: str, executable: str, policy: str, core: set[int]) -> Iterator[dict[str, object]]:
+def everybody(folder: str, executable: str, policy: str, core: set[int]) -> Iterator[dict[str, Any]]:
     """Run a server with this policy, and make those who use it."""
     program = build("logfloor.c", folder)
     with Server(f"{folder}/{policy}", executable=executable, options=POLICIES[policy]) as server:
         place(server.pid, core)
-        makers = {FLOOR: lambda: Floor(program, server), OURS: lambda: Ours(server), "redis-py": lambda: RedisPy(server),
-                  "walrus": lambda: Walrus(server), "files": lambda: File(folder, policy)}
-        made = {name: make() for name, make in makers.items()}
+        made: dict[str, Any] = {
+            FLOOR: Floor(program, server),
+            OURS: Ours(server),
+            "redis-py": RedisPy(server),
+            "walrus": Walrus(server),
+            "files": File(folder, policy),
+        }
         yield made
         for contender in made.values():
             contender.close()
@@ -271,15 +277,19 @@ def row_of(key: str, title: str, policy: str) -> Row:
     return Row(key, title, "logs", SHOWN[policy], "us a record", cannot=reasons("log"), goals=goals)
 
 
-def append_rows(made: dict[str, object], rounds: int, policy: str) -> Iterator[Row]:
+def append_rows(made: dict[str, Any], rounds: int, policy: str) -> Iterator[Row]:
     """Yield a row for each size of a commit."""
     for commit, usual in COMMITS.items():
         records = max(commit, usual // (10 if policy == "always" else 1) // commit * commit)
         row = row_of(f"log-append-{commit}", f"append to a log, {commit} a commit", policy)
-        yield interleave(row, rounds, made, lambda name: row.add(name, made[name].append(records, commit)))
+
+        def take(name: str, row: Row = row, records: int = records, commit: int = commit) -> None:
+            row.add(name, made[name].append(records, commit))
+
+        yield interleave(row, rounds, made, take)
 
 
-def read_rows(made: dict[str, object], rounds: int) -> list[Row]:
+def read_rows(made: dict[str, Any], rounds: int) -> list[Row]:
     """Return the rows of reading through a durable place, committed every 1000 records."""
     records, policy = COMMITS[128], "off"
     one = row_of("log-read", "read a log, its place is durable", policy)
@@ -300,7 +310,7 @@ def read_rows(made: dict[str, object], rounds: int) -> list[Row]:
     return [one, bulk]
 
 
-def memory_row(made: dict[str, object]) -> Row:
+def memory_row(made: dict[str, Any]) -> Row:
     """Return bytes a record, of what `append` stored: each contender's own way, TSLog with four readers."""
     count, row = 102_400, row_of("log-memory", "memory of a log in the server", "off")
     row.unit = "bytes a record"

@@ -147,11 +147,11 @@ def machine(executable: str) -> Iterator[Machine]:
             yield Machine(replace(where, pid=server.pid), build("floor.c", folder))
 
 
-def expect(process: subprocess.Popen[str], what: str) -> str:
-    """Return the next line that a contender's process says."""
+def expect(process: subprocess.Popen[str], what: str, word: str = "") -> str:
+    """Return the next line that a contender's process says: this word, or any."""
     line = process.stdout.readline().strip()  # type: ignore[union-attr]
-    if not line:
-        sys.exit(f"bench: {what} ended: if it misses a package: {INSTALL}")
+    if not line or (word and line != word):
+        sys.exit(f"bench: {what} said {line[:60]!r}, expected {word or 'a line'!r}: if it misses a package: {INSTALL}")
     return line
 
 
@@ -180,7 +180,7 @@ class Worker:
         command = [sys.executable, str(HERE / "worker.py"), self.name, self.where.text(), part]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         process = self._open.enter_context(running(command, **pipes))
-        expect(process, f"{self.name} ({part})")
+        expect(process, f"{self.name} ({part})", "ready")
         return process
 
     def place(self, client: set[int], server: set[int]) -> None:

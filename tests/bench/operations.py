@@ -80,7 +80,9 @@ class Workers:
         return worker
 
 
-def measure_row(workers: Workers, row: Row, operation: Operation, history: int, way: tuple[str, str], rounds: int) -> Row:
+def measure_row(
+    workers: Workers, row: Row, operation: Operation, history: int, way: tuple[str, str], rounds: int
+) -> Row:
     """Take all contenders' figures of one row."""
     cores, transport = way
     row.cannot = reasons(operation.what, history, transport)

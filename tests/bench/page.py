@@ -1,7 +1,8 @@
 """The figures in the docs: blocks of the speed page and of the README, the picture, and the figures themselves.
 
-It knows pages and their blocks, which stand between two comments, and nothing of how figures were taken. Invariant: what
-is between the comments is made of docs/explain/speed.json alone, so that no figure is there that a run did not print.
+It knows pages and their blocks, which stand between two comments, and nothing of how figures were taken. Invariant:
+what is between the comments is made of docs/explain/speed.json alone, so that no figure is there that a run did not
+print.
 """
 
 import re
@@ -18,10 +19,15 @@ from rows import Row
 DOCS = Path(__file__).parents[2] / "docs" / "explain"
 PAGE, PICTURE, FIGURES = DOCS / "speed.md", DOCS / "speed.svg", DOCS / "speed.json"
 README = DOCS.parents[1] / "README.md"
-SHORT = ("write", "flush-8", "read-8", "unchanged", "listen-200-1", "follow-200-1", "log-append-128", "log-read", "log-bulk")
-DRAWN = ("write", "flush-2", "flush-8", "flush-64", "one", "read-8", "read-64", "unchanged", "listen-200-1", "follow-200-1",
-         "listen-5000-1", "follow-5000-1", "listen-200-50", "flood-age", "flood-last", "log-append-1", "log-append-128",
-         "log-read", "log-bulk", "frame")  # fmt: skip
+SHORT = [
+    *("write", "flush-8", "read-8", "unchanged", "listen-200-1", "follow-200-1"),
+    *("log-append-128", "log-read", "log-bulk"),
+]
+DRAWN = [
+    *("write", "flush-2", "flush-8", "flush-64", "one", "read-8", "read-64", "unchanged"),
+    *("listen-200-1", "follow-200-1", "listen-5000-1", "follow-5000-1", "listen-200-50", "flood-age", "flood-last"),
+    *("log-append-1", "log-append-128", "log-read", "log-bulk", "frame"),
+]
 
 
 def first(rows: Sequence[Row], key: str) -> list[Row]:

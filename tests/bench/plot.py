@@ -1,7 +1,8 @@
 """The plot of the speed page: a picture in SVG, written without any library.
 
-It knows ratios and how they are drawn. Each row is a line; a mark is a contender's ratio to ours, on a logarithmic scale:
-right of the middle line we are ahead. The picture has its own background and follows the reader's light or dark setting.
+It knows ratios and how they are drawn. Each row is a line; a mark is a contender's ratio to ours, on a logarithmic
+scale: right of the middle line we are ahead. The picture has its own background and follows the reader's light or
+dark setting.
 """
 
 import math
@@ -38,11 +39,15 @@ def style() -> str:
     """Return the rules for light and for dark readers."""
 
     def rules(index: int, paper: str, ink: str, faint: str) -> str:
-        own = "".join(f".p{i}{{fill:{COLOURS[name][index]};stroke:{COLOURS[name][index]}}}" for i, name in enumerate(COLOURS))
+        colours = [pair[index] for pair in COLOURS.values()]
+        own = "".join(f".p{i}{{fill:{colour};stroke:{colour}}}" for i, colour in enumerate(colours))
         return f".paper{{fill:{paper}}}text{{fill:{ink}}}.grid{{stroke:{faint}}}.one{{stroke:{ink}}}{own}"
 
     light, dark = rules(0, "#ffffff", "#1a1a1a", "#d5d5d5"), rules(1, "#14171c", "#e6e6e6", "#3a3f47")
-    usual = "text{font:13px system-ui,sans-serif}.one{stroke-width:1.5}.range{stroke-width:2;stroke-opacity:.6}.mark{stroke:none}"
+    usual = (
+        "text{font:13px system-ui,sans-serif}.one{stroke-width:1.5}"
+        ".range{stroke-width:2;stroke-opacity:.6}.mark{stroke:none}"
+    )
     return f"<style>{usual}{light}@media(prefers-color-scheme:dark){{{dark}}}</style>"
 
 
@@ -54,7 +59,8 @@ def across(ratio: float) -> float:
 
 def mark(name: str, x: float, y: float) -> str:
     """Return a contender's mark."""
-    return f'<path class="mark p{list(COLOURS).index(name)}" transform="translate({x:.1f},{y:.1f})" d="{SHAPES[name]}"/>'
+    index = list(COLOURS).index(name)
+    return f'<path class="mark p{index}" transform="translate({x:.1f},{y:.1f})" d="{SHAPES[name]}"/>'
 
 
 def text(x: float, y: float, words: str, anchor: str = "start") -> str:

@@ -1,22 +1,22 @@
 """Why a contender is ahead in a row: what the page says of each row that we lose.
 
-It knows keys of rows and names of contenders. A text stands for all rows whose key begins with one of its words. What has
-no text here is told by the run, and the page says that nobody knows. No figures: those are in the table.
+It knows keys of rows and names of contenders. A text stands for all rows whose key begins with one of its words. What
+has no text here is told by the run, and the page says that nobody knows. No figures: those are in the table.
 """
 
 from rows import Row
 
 FLOOR = (
-    "It sends the same commands; what Python needs to check and encode values, and to make objects of answers, is ours. "
-    "It checks nothing and keeps no types."
+    "It sends the same commands; what Python needs to check and encode values, and to make objects of answers, is "
+    "ours. It checks nothing and keeps no types."
 )
 HANDED_OVER = (
     "It hands the value to a thread of its own and returns; nobody has acknowledged it, and nothing holds it but the "
     "programs that are there. A flush returns when the server has the value."
 )
 NOT_ASKED = (
-    "A callback put the value into a variable; reading it is an attribute access. Nobody notices that the writer or the "
-    "link is dead; ours looks at the socket and the clock each time."
+    "A callback put the value into a variable; reading it is an attribute access. Nobody notices that the writer or "
+    "the link is dead; ours looks at the socket and the clock each time."
 )
 NO_SERVER = (
     "One hop instead of two: writer and listener are connected to each other, nothing between them keeps the value, "

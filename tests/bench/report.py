@@ -1,7 +1,7 @@
 """Rows as tables: for the terminal, in Markdown, and as JSON.
 
-It knows rows and how they are shown, nothing of how they were taken. The three say the same: the terminal has a line for
-each row and contender, Markdown a column for each contender.
+It knows rows and how they are shown, nothing of how they were taken. The three say the same: the terminal has a line
+for each row and contender, Markdown a column for each contender.
 """
 
 import importlib.metadata
@@ -174,7 +174,7 @@ def load(path: str) -> tuple[list[Row], dict[str, str]]:
     return rows, content["environment"]
 
 
-# -- what the figures depend on -----------------------------------------------------------------------------------------
+# -- what the figures depend on ---------------------------------------------------------------------------------------
 
 
 def environment(server: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
     scripts/bench [--quick] [--only SECTIONS] [--server redis-server] [--json FILE] [--markdown FILE] [--page]
     scripts/bench --source FILE [--markdown FILE] [--page]
 
-Private servers, rounds interleaved, nothing asserted. `peers` says who is compared, `operations`, `latencies`, `logs` and
-`frames` what is measured and how; `scale` is another script.
+Private servers, rounds interleaved, nothing asserted. `peers` says who is compared, `operations`, `latencies`, `logs`
+and `frames` what is measured and how; `scale` is another script.
 """
 
 import os

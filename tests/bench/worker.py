@@ -6,10 +6,11 @@
     python worker.py CONTENDER WHERE flood HISTORY SECONDS
     python worker.py CONTENDER WHERE listen|follow|slow HISTORY LAST LISTENERS
 
-It knows how times are taken, and no contender. Writers put time.monotonic() into field_0 just before they write, and a
-number into field_1: below 0 while they warm up, until a line comes on the standard input. `pace` and `flood` say the
-last number. A listener says "ready" when it has heard something, and at the end one line of JSON for each listener.
-floor.c has the same interface. Invariant: every CPU time is that of whole processes, all their threads.
+It knows how times are taken, and no contender. Writers put time.monotonic() into field_0 just before they write, and
+a number into field_1: below 0 while they warm up (they say "writing"), until a line comes on the standard input. At
+the end they say the last number. A listener says "ready" when it has heard something, and at the end one line of JSON
+for each listener. floor.c has the same interface. Invariant: every CPU time is that of whole processes, all their
+threads.
 """
 
 import gc
@@ -69,11 +70,12 @@ def operate(contender: Any, where: Where) -> None:
 
 
 def warm_up(write: Callable[[tuple[float, ...]], object]) -> None:
-    """Write until everybody listens: until a line comes."""
-    number = 0
+    """Say that values come, and write until everybody listens: until a line comes."""
+    write((time.monotonic(), number := -1.0, *ROWS[0][2:]))
+    print("writing", flush=True)
     while not select.select([sys.stdin], [], [], WARM_UP_EVERY)[0]:
         number -= 1
-        write((time.monotonic(), float(number), *ROWS[0][2:]))
+        write((time.monotonic(), number, *ROWS[0][2:]))
 
 
 def pace(write: Callable[[tuple[float, ...]], object], count: int, hertz: float) -> int:

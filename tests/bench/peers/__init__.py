@@ -12,8 +12,8 @@ well. The table below is read without loading any of them. What a contender is a
     hold(where, ready)                     optional: be the other program, until the standard input ends
     describe(where)                        optional: prepare the server, once for all
 
-`how` is `listen` (the newest values), `follow` (every update) or `slow` (the newest values, while `heard` takes its time).
-Records that are bytes to a contender (pyzmq, eclipse-zenoh, files) are packed by `struct`: nothing is faster.
+`how` is `listen` (the newest values), `follow` (every update) or `slow` (the newest values, while `heard` takes its
+time). Records that are bytes to a contender (pyzmq, eclipse-zenoh, files) are packed by `struct`: nothing is faster.
 """
 
 import importlib

@@ -6,9 +6,10 @@ import select
 import struct
 from collections.abc import Callable
 
+from workload import ROWS, Where, names
+
 from peers import SILENCE, Heard
 from peers.packed import SIZE, pack, unpack
-from workload import ROWS, Where, names
 
 (NAME,) = names("F", 0, 1)
 MOVED_TO = 0x80

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from peers import SILENCE, Heard
 from workload import ROWS, SENDER, Where, description, names
 
+from peers import SILENCE, Heard
 from shareddata import DataDict, SharedMemory
 
 LETTER = "O"

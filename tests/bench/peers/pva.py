@@ -1,4 +1,4 @@
-"""p4p: EPICS pvAccess. The program that writes has the PVs, as in an input-output controller; others get and monitor them."""
+"""p4p: EPICS pvAccess. The program that writes has the PVs, as an input-output controller; others monitor them."""
 
 import sys
 import threading
@@ -10,8 +10,9 @@ from p4p import Type, Value
 from p4p.client.thread import Context, Disconnected
 from p4p.server import Server, StaticProvider
 from p4p.server.thread import SharedPV
-from peers import SILENCE, Heard
 from workload import FIELDS, ROWS, SENDER, Trame, Where, names
+
+from peers import SILENCE, Heard
 
 (NAME,) = names("P", 0, 1)
 KEPT = f"{NAME}:kept"

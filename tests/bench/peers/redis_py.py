@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable
 
 import redis
-from peers import SILENCE, Heard
 from workload import FIELDS, HISTORY, ROWS, SENDER, Where, names
+
+from peers import SILENCE, Heard
 
 LETTER = "R"
 

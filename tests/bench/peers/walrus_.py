@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable
 
 import walrus
-from peers import SILENCE, Heard
-from peers.redis_py import convert, mapping, values_of
 from walrus import Hash, Stream
 from workload import HISTORY, ROWS, Where, names
+
+from peers import SILENCE, Heard
+from peers.redis_py import convert, mapping, values_of
 
 LETTER = "W"
 

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import zenoh
-from peers import SILENCE, Heard
-from peers.packed import pack, unpack
 from workload import HISTORY, ROWS, Where, names
 from zenoh import ext
+
+from peers import SILENCE, Heard
+from peers.packed import pack, unpack
 
 KEY = "bench/" + names("E", 0, 1)[0]
 KEPT = "bench/kept"

@@ -1,4 +1,4 @@
-"""pyzmq: publish and subscribe with CONFLATE (the newest message only), a socket a record; requests to who keeps values.
+"""pyzmq: publish and subscribe with CONFLATE (the newest message only); requests to a program that keeps values.
 
 The program that keeps the newest values (`hold`) subscribes to the writer and answers requests, as in the guide's
 pattern of a last value cache. CONFLATE needs messages of one part and one subscription a socket.
@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 
 import zmq
+from workload import ROWS, Where, names
+
 from peers import SILENCE, Heard
 from peers.packed import pack, unpack
-from workload import ROWS, Where, names
 
 (NAME,) = names("Z", 0, 1)
 TOPIC = NAME.encode() + b" "
@@ -109,7 +110,8 @@ class Contender:
     def hold(cls, where: Where, ready: Callable[[], None]) -> None:
         """Keep the newest value, publish it again, and answer who asks for it."""
         self = cls(where)
-        values, again, answers = self._socket(zmq.SUB, 1, True), self._socket(zmq.PUB, 2, True), self._socket(zmq.REP, 3, False)
+        values, again = self._socket(zmq.SUB, 1, True), self._socket(zmq.PUB, 2, True)
+        answers = self._socket(zmq.REP, 3, False)
         latest = TOPIC + pack(ROWS[0])
         poller = zmq.Poller()
         for socket in (values, answers, sys.stdin.fileno()):
