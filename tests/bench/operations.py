@@ -4,7 +4,7 @@ Server and client are on one core for most of them: there a figure is the work t
 on another core takes. Where a contender only hands a value over, its rounds end when the other side has the last one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -98,15 +98,16 @@ def measure_row(
     return interleave(row, rounds, PEERS, take)
 
 
-def measure(machine: Machine, rounds: int) -> Iterable[Row]:
-    """Yield the rows: all operations under the first conditions, some of them under the others."""
+def measure(machine: Machine, rounds: int, wanted: Callable[[str], bool]) -> Iterable[Row]:
+    """Yield the rows whose keys are wanted: all under the first conditions, some of them under the others."""
+    operations = [operation for operation in OPERATIONS if wanted(operation.key)]
     with Workers(machine) as workers:
-        for operation in OPERATIONS:
+        for operation in operations:
             for history in operation.histories:
                 with_it = "with history" if history else "without history"
                 row = Row(operation.key, operation.title, "operations", with_it, goals=dict(operation.goals))
                 yield measure_row(workers, row, operation, history, CONDITIONS[0], rounds)
-        for operation in (o for o in OPERATIONS if o.key in AGAIN):
+        for operation in (o for o in operations if o.key in AGAIN):
             for way in CONDITIONS[1:]:
                 row = Row(operation.key, operation.title, "conditions", f"{way[0]}, {SHOWN[way[1]]}")
                 yield measure_row(workers, row, operation, 0, way, rounds)

