@@ -77,9 +77,9 @@ def short(rows: Sequence[Row]) -> Iterator[str]:
         yield f"| {row.title} | {' | '.join(cells)} |"
 
 
-def with_block(page: str, name: str, lines: Iterator[str] | list[str]) -> str:
+def with_block(page: str, name: str, lines: Iterator[str] | list[str], by: str = "scripts/bench --page") -> str:
     """Return a page with other lines between the comments of a block."""
-    begin, end = f"<!-- {name}: begin (written by scripts/bench --page) -->", f"<!-- {name}: end -->"
+    begin, end = f"<!-- {name}: begin (written by {by}) -->", f"<!-- {name}: end -->"
     pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
     changed, count = re.subn(pattern, lambda _: "\n".join([begin, "", *lines, "", end]), page, flags=re.DOTALL)
     if count != 1:

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 from peers import OURS, PEERS
 
+LEVEL = 0.97
+"""The ratio below which somebody counts as ahead: less is within what one run differs from another."""
+
 
 class Spread(NamedTuple):
     """The median of all rounds, the least and the greatest."""
@@ -85,9 +88,9 @@ class Row:
         return spread(own / other for own, other in zip(self.figures[name], self.figures[to]))
 
     def ahead(self) -> list[str]:
-        """Return the contenders that are ahead of us."""
+        """Return the contenders that are ahead of us, by more than LEVEL."""
         ratios = {name: self.ratio(name) for name in self.figures if name != OURS}
-        return [name for name, ratio in ratios.items() if ratio and ratio.middle < 1]
+        return [name for name, ratio in ratios.items() if ratio and ratio.middle < LEVEL]
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it, figures with four digits."""
