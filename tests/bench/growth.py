@@ -17,6 +17,7 @@ from typing import Any
 
 FLAT = 1.25  # a cost that should not grow may grow by this between two sizes that are ten apart
 PROPORTIONAL = 1.25  # another may grow by this more than the work
+SHOULD = {True: "not", False: "x {:.3g} at most"}
 NOISE = {"us": 3.0, "ms": 2.0, "kB": 64.0, "bytes": 16.0}  # differences below are none
 
 
@@ -28,7 +29,7 @@ class Cost:
         what: in words.
         unit: of the figures.
         work: what grows: `records`, `programs` ...
-        flat: whether it should not grow.
+        flat: whether it should not grow; None for a cost that is shown and not judged.
         sizes: the work, growing.
         figures: of each size, one a round.
     """
@@ -36,7 +37,7 @@ class Cost:
     what: str
     unit: str
     work: str
-    flat: bool
+    flat: bool | None
     sizes: list[int] = field(default_factory=list)
     figures: list[list[float]] = field(default_factory=list)
 
@@ -59,7 +60,7 @@ class Cost:
     @property
     def fits(self) -> bool:
         """Whether it grows as it should, or less."""
-        if self.growth is None:
+        if self.growth is None or self.flat is None:
             return True
         expected = FLAT if self.flat else PROPORTIONAL * self.works_growth
         allowed = self.middle(-2) * expected + NOISE.get(self.unit, 0.0)
@@ -76,7 +77,7 @@ class Costs:
     def __init__(self) -> None:
         self.all: dict[str, Cost] = {}
 
-    def add(self, what: str, figure: float, unit: str, work: str, size: int, flat: bool = False) -> None:
+    def add(self, what: str, figure: float, unit: str, work: str, size: int, flat: bool | None = False) -> None:
         """Note a round's figure of a cost at a size."""
         cost = self.all.setdefault(f"{work}: {what}", Cost(what, unit, work, flat))
         if size not in cost.sizes:
@@ -180,6 +181,6 @@ def markdown(costs: Sequence[Cost]) -> list[str]:
 def _line(cost: Cost, sizes: Sequence[int]) -> str:
     cells = [shown(cost.middle(cost.sizes.index(size))) if size in cost.sizes else "" for size in sizes]
     growth = "" if cost.growth is None else f"x {cost.growth:.2g}"
-    should = "" if cost.growth is None else "not" if cost.flat else f"x {cost.works_growth:.3g} at most"
+    should = "" if cost.growth is None or cost.flat is None else SHOULD[cost.flat].format(cost.works_growth)
     verdict = "" if cost.fits else "**faster**"
     return f"| {cost.what}{cost.unit and f', {cost.unit}'} | {' | '.join(cells)} | {growth} | {should} | {verdict} |"

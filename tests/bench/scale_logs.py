@@ -167,13 +167,13 @@ def measure_day(costs: Costs, where: Where, plain: "redis.Redis[Any]", kind: str
         writer, reader = each_in_a_fork(play, [(job, where, updates, "SCALE:done") for job in jobs])
     words = "a log that is read" if kind == "log" else "a record that is followed"
 
-    def note(what: str, figure: float, unit: str, flat: bool = True) -> None:
+    def note(what: str, figure: float, unit: str, flat: bool | None = True) -> None:
         costs.add(f"{words}: {what}", figure, unit, "updates, as of a day at 1 kHz", updates, flat)
 
-    note("time", writer["wall"], "s", False)
+    note("time", writer["wall"], "s", None)  # as the system deals out the cores, more or fewer come at once
     note("lost", updates - reader["found"] + reader.get("missed", 0), "")
-    note("an update: CPU of the writer", writer["cpu"], "us")
-    note("an update: CPU of the reader", reader["cpu"], "us")
-    note("an update: CPU in the server", watch.server / updates * 1e6, "us")
+    note("an update: CPU of the writer", writer["cpu"], "us", None)
+    note("an update: CPU of the reader", reader["cpu"], "us", None)
+    note("an update: CPU in the server", watch.server / updates * 1e6, "us", None)
     note("memory in the server at the end", (plain.info("memory")["used_memory"] - before) / 1000, "kB")
     note("memory in the reader", reader["memory"], "kB")
