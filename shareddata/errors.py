@@ -9,11 +9,12 @@ The tree, each with the built-in that it also is:
       NotInitialized (TimeoutError)     the ready flag did not come
       DecodeError (ValueError)          what is in Redis does not fit the description
       LogFormatError (ValueError)       a log of another shape
-      WriterConflict                    a second writer stored into the log
+      WriterConflict                    a second writer stored into the log, or the frame file
       FrameError (LookupError)          this frame cannot be had
         NotYetWritten                         not yet: ask again
         NoMoreFrames                          no more: the file was finished without it
         NoSuchFrame                           never: beyond the greatest shape, or trimmed away
+      SensorNotInitializedError (FileNotFoundError)   no such sensor, or no such value of it
       TemplateError (ValueError)        a file name cannot be made, or leaves its root
       ServerError
         ServerUnreachable (ConnectionError)   not there: a retry is reasonable
@@ -58,7 +59,7 @@ class LogFormatError(SharedDataError, ValueError):
 
 
 class WriterConflict(SharedDataError):
-    """Another program stores into the same log: this one can't any more."""
+    """Another program stores into the same log or frame file: this one can't any more."""
 
 
 class FrameError(SharedDataError, LookupError):
@@ -75,6 +76,10 @@ class NoMoreFrames(FrameError):
 
 class NoSuchFrame(FrameError):
     """Never: no dataset of this shape can hold it, or it was trimmed away."""
+
+
+class SensorNotInitializedError(SharedDataError, FileNotFoundError):
+    """No such sensor, or no such value of it: its writer has not written it yet, or it was removed."""
 
 
 class TemplateError(SharedDataError, ValueError):

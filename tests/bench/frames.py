@@ -1,29 +1,49 @@
 """The rows of large arrays, from `arrays` (which measures them), as rows of the one table.
 
-Contenders are named there as here, but for those in the table below.
+The library hands arrays over in two ways, which are two rows beside the same figures of the others.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator
 
 from arrays import WANTED
+from arrays import Row as Measured
 from arrays import measure as measure_arrays
-from machine import say
-from peers import FLOOR, PEERS
+from machine import place, say
+from peers import FLOOR, OURS, PEERS
 from rows import Row
 
-NAMES = {"file": "files"}
+NAMES = {"redis-py": "redis-py", "file": "files", FLOOR: FLOOR}
+WAYS = {"FrameFile": ("frame", "appended to a FrameFile"), "sensor": ("sensor", "a sensor's value")}
 NOT_MEASURED = "not measured with arrays"
 
 
-def measure(executable: str, rounds: int) -> Iterator[Row]:
+def put(server: int, cores: set[int]) -> None:
+    """Put the server, this process and what it starts on these cores."""
+    place(server, cores)
+    place(os.getpid(), cores)
+
+
+def row_of(measured: Measured, way: str) -> Row:
+    """Return a row of what was measured: one of our ways beside the others."""
+    key, words = WAYS[way]
+    row = Row(key, f"array {measured.title}, {words}", "frames", f"{measured.where}, {measured.cores}")
+    row.goals = {FLOOR: WANTED[measured.where]}
+    row.figures = {NAMES[name]: figures for name, figures in measured.figures.items() if name in NAMES}
+    row.figures[OURS] = measured.figures[way]
+    row.cannot = {name: NOT_MEASURED for name in PEERS if name not in row.figures}
+    return row
+
+
+def measure(executable: str, quick: bool) -> Iterator[Row]:
     """Yield the rows of arrays: from just before a write to the acknowledgement of a reader elsewhere."""
     say("arrays, writer to reader ...")
-    with tempfile.TemporaryDirectory(prefix="bench") as folder:
-        found = measure_arrays(folder, executable, rounds)
+    cores = os.sched_getaffinity(0)
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench") as folder:
+            found = measure_arrays(folder, executable, quick, put)
+    finally:
+        place(os.getpid(), cores)
     for measured in found:
-        row = Row("frame", f"array {measured.title}, writer to reader", "frames", measured.where)
-        row.goals = {FLOOR: WANTED[measured.where]}
-        row.figures = {NAMES.get(name, name): figures for name, figures in measured.figures.items()}
-        row.cannot = {name: NOT_MEASURED for name in PEERS if name not in row.figures}
-        yield row
+        yield from (row_of(measured, way) for way in WAYS)

@@ -28,7 +28,7 @@ SHORT = [
 DRAWN = [
     *("write", "flush-2", "flush-8", "flush-64", "one", "read-8", "read-64", "unchanged"),
     *("listen-200-1", "follow-200-1", "listen-5000-1", "follow-5000-1", "listen-200-50", "flood-age"),
-    *("log-append-1", "log-append-128", "log-read", "log-bulk", "frame"),
+    *("log-append-1", "log-append-128", "log-read", "log-bulk", "frame", "sensor"),
 ]
 
 

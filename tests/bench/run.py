@@ -42,7 +42,7 @@ def measure(executable: str, quick: bool, sections: Sequence[str], keys: tuple[s
     if "logs" in sections:
         yield from logs.measure(executable, 3 if quick else 9)
     if "frames" in sections:
-        yield from frames.measure(executable, 3 if quick else 9)
+        yield from frames.measure(executable, quick)
 
 
 def chosen(only: str) -> list[str]:
