@@ -14,9 +14,8 @@ from machine import place, say
 from peers import FLOOR, OURS, PEERS
 from rows import Row
 
-NAMES = {"redis-py": "redis-py", "file": "files", FLOOR: FLOOR}
+NAMES = {"file": "files"}
 WAYS = {"FrameFile": ("frame", "appended to a FrameFile"), "sensor": ("sensor", "a sensor's value")}
-NOT_MEASURED = "not measured with arrays"
 
 
 def put(server: int, cores: set[int]) -> None:
@@ -30,9 +29,12 @@ def row_of(measured: Measured, way: str) -> Row:
     key, words = WAYS[way]
     row = Row(key, f"array {measured.title}, {words}", "frames", f"{measured.where}, {measured.cores}")
     row.goals = {FLOOR: WANTED[measured.where]}
-    row.figures = {NAMES[name]: figures for name, figures in measured.figures.items() if name in NAMES}
-    row.figures[OURS] = measured.figures[way]
-    row.cannot = {name: NOT_MEASURED for name in PEERS if name not in row.figures}
+    figures = {NAMES.get(name, name): figures for name, figures in measured.figures.items()} | {
+        OURS: measured.figures[way]
+    }
+    if measured.where == "TCP":
+        row.cannot["files"] = PEERS["files"].cannot["tcp"]
+    row.figures = {name: figures[name] for name in PEERS if name not in row.cannot}
     return row
 
 

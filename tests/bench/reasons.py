@@ -26,6 +26,10 @@ A_FILE = (
     "No server: two system calls in the page cache. One machine, one value a file, no groups, no types, no one who "
     "notices that the writer is dead."
 )
+AN_ARRAY_SENT = (
+    "The bytes go from the writer's process to the one reader that asks or waits, and nothing keeps them: a second "
+    "reader, one that comes later, or a writer that ends is somebody else's problem."
+)
 A_LOG_FILE = (
     "No server: one program appends on one machine. Nobody else may write, a torn last record is the reader's problem, "
     "and a reader elsewhere needs something that carries it."
@@ -38,6 +42,8 @@ WHY: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (("listen", "follow", "flood"), ("pyzmq", "eclipse-zenoh", "p4p"), NO_SERVER),
     (("write", "one", "unchanged", "listen", "flood"), ("files",), A_FILE),
     (("log",), ("files",), A_LOG_FILE),
+    (("frame", "sensor"), ("pyzmq", "eclipse-zenoh", "p4p"), AN_ARRAY_SENT),
+    (("frame", "sensor"), ("files",), A_FILE),
 ]
 
 

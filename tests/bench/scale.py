@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import growth
+import costs as growing
 import plac
 import redis
 import report
 import scale_logs
 import scale_programs
 import scale_records
-from growth import Cost, Costs
+from costs import Cost, Costs
 from machine import find_server, machine, say
 from page import DOCS, with_block
 from workload import Where
@@ -97,7 +97,7 @@ def save(path: Path, costs: Sequence[Cost], about: dict[str, str]) -> None:
 
 def text_of(costs: Sequence[Cost], about: dict[str, str]) -> list[str]:
     """Return the tables, and what they depend on."""
-    return [*growth.markdown(costs), *[f"- {name}: {value}" for name, value in about.items()]]
+    return [*growing.markdown(costs), *[f"- {name}: {value}" for name, value in about.items()]]
 
 
 def page() -> str:

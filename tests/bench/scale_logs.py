@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from growth import Costs, Stopwatch, each_in_a_fork, in_a_fork, own_memory
+from costs import Costs, Stopwatch, each_in_a_fork, in_a_fork, own_memory
 from workload import ROWS, SENDER, Where
 
 from shareddata import DataDict, SharedMemory

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import redis
-from growth import Costs, Stopwatch, each_in_a_fork, in_a_fork, own_memory
+from costs import Costs, Stopwatch, each_in_a_fork, in_a_fork, own_memory
 from peers.own import LETTER
 from workload import ROWS, SENDER, Where, description, names
 

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import redis
-from growth import Costs, Stopwatch, in_a_fork, own_memory
+from costs import Costs, Stopwatch, in_a_fork, own_memory
 from workload import ROWS, SENDER, Where
 
 from shareddata import DataDict, SharedMemory
