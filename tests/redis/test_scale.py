@@ -106,6 +106,37 @@ def test_using_a_record_costs_the_same_beside_many(
     assert costs[0]["sent"] == pytest.approx(costs[1]["sent"], rel=0.02)
 
 
+def test_a_program_reads_the_descriptions_that_it_uses(url: str, counters: Callable[[], Counters]) -> None:
+    costs = []
+    for count in (SMALL, LARGE):
+        with SharedMemory(url=url) as shm:
+            shm.init(described(count))
+        counted = counters()
+        with SharedMemory(url=url) as shm, DataDict("SCALE", shm) as dd:
+            dd.set_datas_to_write(["SCALE__0001"])
+            dd.set_datas_to_read(["SCALE__0002", "SCALE__0003"])
+            dd.next()
+        costs.append(counted.since())
+    assert costs[0]["commands"] == costs[1]["commands"]
+    assert costs[0]["sent"] == pytest.approx(costs[1]["sent"], rel=0.02)
+
+
+def test_a_new_initialisation_costs_a_program_what_it_uses(url: str, counters: Callable[[], Counters]) -> None:
+    costs = []
+    for count in (SMALL, LARGE):
+        with SharedMemory(url=url) as shm, DataDict("SCALE", shm) as dd:
+            shm.init(described(count))
+            dd.set_datas_to_read(["SCALE__0002", "SCALE__0003"])
+            dd.next()
+            with SharedMemory(url=url) as other:
+                other.init(described(1), keep=True)
+            counted = counters()
+            dd.next()
+            costs.append(counted.since())
+    assert costs[0]["commands"] == costs[1]["commands"]
+    assert costs[0]["sent"] == pytest.approx(costs[1]["sent"], rel=0.02)
+
+
 def programs(url: str, count: int, stack: ExitStack) -> list[tuple[Any, DataDict]]:
     """Make as many programs as that: each writes a record and reads two."""
     made = []
