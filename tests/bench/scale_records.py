@@ -96,13 +96,13 @@ def measure_size(costs: Costs, where: Where, plain: "redis.Redis[Any]", count: i
     used = plain.info("memory")["used_memory"] - empty
     note("memory in the server, a record", used / count, "bytes", True)
     done = in_a_fork(join, where, count)
-    note("a program that uses eight starts: time", done["start"], "ms")
-    note("a program that uses eight starts: its CPU", done["start cpu"], "ms")
-    note("a program that uses eight starts: CPU in the server", done["start server"], "ms")
-    note("memory in a program that uses eight", done["memory"], "kB")
+    note("a program that uses eight starts: time", done["start"], "ms", True)
+    note("a program that uses eight starts: its CPU", done["start cpu"], "ms", True)
+    note("a program that uses eight starts: CPU in the server", done["start server"], "ms", True)
+    note("memory in a program that uses eight", done["memory"], "kB", True)
     note("write one: CPU of both", done["write"], "us", True)
     note("read eight: CPU of both", done["read"], "us", True)
-    note("somebody initialises again: CPU of both, for the next read", in_a_fork(notice, where, count)["notice"], "ms")
+    note("somebody initialises again: CPU of both, for the next read", in_a_fork(notice, where, count)["notice"], "ms", True)
     note("read all as one group, a record: CPU of both", in_a_fork(whole, where, count)["read"], "us", True)
 
 
