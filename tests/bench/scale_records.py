@@ -102,7 +102,8 @@ def measure_size(costs: Costs, where: Where, plain: "redis.Redis[Any]", count: i
     note("memory in a program that uses eight", done["memory"], "kB", True)
     note("write one: CPU of both", done["write"], "us", True)
     note("read eight: CPU of both", done["read"], "us", True)
-    note("somebody initialises again: CPU of both, for the next read", in_a_fork(notice, where, count)["notice"], "ms", True)
+    noticing = in_a_fork(notice, where, count)["notice"]
+    note("somebody initialises again: CPU of both, for the next read", noticing, "ms", True)
     note("read all as one group, a record: CPU of both", in_a_fork(whole, where, count)["read"], "us", True)
 
 
