@@ -233,7 +233,7 @@ static void flood(redisContext *c, double seconds) {
 /* What a listener has heard. */
 static struct {
     double *latencies, cpu, news_at;
-    long count, number, last, backwards;
+    long count, number, last, backwards, repeated;
     int slow;
 } ear = {.number = -1};
 
@@ -249,6 +249,7 @@ static int heard(const double *values) {
         ear.number = number, ear.news_at = at;
     } else {
         ear.backwards += number < ear.number;
+        ear.repeated += number == ear.number;
     }
     if (ear.slow) usleep(SLOW);
     return ear.number == ear.last || (ear.news_at && at - ear.news_at > SILENCE);
@@ -257,8 +258,8 @@ static int heard(const double *values) {
 static void report(void) {
     printf("{\"us\": [");
     for (long i = 0; i < ear.count; i++) printf(i ? ", %.1f" : "%.1f", ear.latencies[i]);
-    printf("], \"last\": %ld, \"backwards\": %ld, \"cpu\": %.6f}\n", ear.number, ear.backwards,
-           now(CLOCK_PROCESS_CPUTIME_ID) - ear.cpu);
+    printf("], \"last\": %ld, \"backwards\": %ld, \"repeated\": %ld, \"cpu\": %.6f}\n", ear.number, ear.backwards,
+           ear.repeated, now(CLOCK_PROCESS_CPUTIME_ID) - ear.cpu);
 }
 
 /* Take all messages that are here: the values that are read then know of them. */

@@ -158,6 +158,8 @@ def measure_flood(machine: Machine, rounds: int, seconds: float) -> list[Row]:
         age.marks[name] = f"sees {len(report['us'])} of {heard.last + 1}"
         if report["backwards"]:
             age.marks[name] += f", {report['backwards']} of them older than one before"
+        if report["repeated"]:
+            age.marks[name] += f"; woke {report['repeated']} times for nothing new"
         if len(report["us"]) < 20:
             age.fails(name, f"saw {len(report['us'])} of {heard.last + 1}")
             end.cannot[name] = age.cannot[name]

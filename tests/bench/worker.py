@@ -107,7 +107,7 @@ class Ear:
     def __init__(self, last: int, slow: bool, ready: Callable[[], None]) -> None:
         self.last, self.slow, self.ready = last, slow, ready
         self.latencies: list[float] = []
-        self.number, self.backwards = -1, 0
+        self.number, self.backwards, self.repeated = -1, 0, 0
         self.cpu = self.news_at = 0.0
 
     def heard(self, values: tuple[float, ...]) -> bool:
@@ -123,6 +123,7 @@ class Ear:
             self.number, self.news_at = number, now
         else:
             self.backwards += number < self.number
+            self.repeated += number == self.number
         if self.slow:
             time.sleep(SLOW)
         return self.number == self.last or bool(self.news_at and now - self.news_at > SILENCE)
@@ -131,7 +132,8 @@ class Ear:
         """Return what it heard as a line of JSON."""
         cpu = time.process_time() - self.cpu
         figures = [round(figure, 1) for figure in self.latencies]
-        return json.dumps({"us": figures, "last": self.number, "backwards": self.backwards, "cpu": cpu})
+        counts = {"last": self.number, "backwards": self.backwards, "repeated": self.repeated}
+        return json.dumps({"us": figures, "cpu": cpu, **counts})
 
 
 def hear(name: str, where: Where, how: str, history: int, last: int, say_ready: Callable[[], object]) -> str:
