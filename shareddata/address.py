@@ -101,6 +101,7 @@ class Address:
             "retry": Retry(NoBackoff(), 0),
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
             "command_packer": _PACKER,
+            "driver_info": None,  # else redis-py looks up its own version for each connection, 0.3 ms of the 0.45
         } | ({} if kind is redis.UnixDomainSocketConnection else {"socket_connect_timeout": timeout})
         connection = None
         try:

@@ -100,9 +100,9 @@ class DataDict:
         Raises:
             UnknownData: no such record.
 
-        Redis: HGETALL when the descriptions changed.
+        Redis: HMGET when the descriptions changed.
         """
-        layouts = [self.shm.layout(name) for name in _listed(names)]
+        layouts = self.shm.layouts(_listed(names))
         self._group = Group([*(self._group.layouts if self._group else ()), *layouts])
         self._read_names |= {layout.record.name for layout in layouts}
         self._memory = None
@@ -159,9 +159,9 @@ class DataDict:
         Raises:
             UnknownData: no such record.
 
-        Redis: MULTI, HMGET for each record, EXEC.
+        Redis: HMGET when the descriptions changed; MULTI, HMGET for each record, EXEC.
         """
-        layouts = [self.shm.layout(name) for name in _listed(names)]
+        layouts = self.shm.layouts(_listed(names))
         group = Group(layouts)
         self._writer.settle()
         now = group.decode(self._writer.read(group.request, layouts)) if layouts else []
@@ -267,7 +267,7 @@ class DataDict:
 
         Redis: SUBSCRIBE (PSUBSCRIBE), CONFIG GET, CONFIG SET; MULTI, HMGET for each record, EXEC at each news.
         """
-        layouts = [self.shm.layout(name) for name in _listed(names)]
+        layouts = self.shm.layouts(_listed(names))
         listener = Listener(self.shm, layouts, pattern, timeout, self.app_name)
         self._dependents.add(listener)
         return listener

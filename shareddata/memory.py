@@ -20,13 +20,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 
-from shareddata import datadesc, descfile
+from shareddata import descfile
 from shareddata.address import Address, resolve
 from shareddata.connection import Connection
 from shareddata.datadesc import Record, check_compatible
 from shareddata.descfile import Source
+from shareddata.described import Descriptions
 from shareddata.errors import (
-    DecodeError,
     DescriptionError,
     NotInitialized,
     ServerRefused,
@@ -101,10 +101,9 @@ class SharedMemory:
         self.env_init = env_init
         self.timeout = timeout
         self._lock = threading.RLock()
-        self._records: dict[str, Record] | None = None
-        self._epoch: bytes | None = None
         self._dependents: weakref.WeakSet[_Closable] = weakref.WeakSet()
         self._connection = Connection(self.address, timeout, self.keys.epoch, self._check_format)
+        self._described = Descriptions(self._connection, self.keys)
         _shared.add(self)
         try:
             self._connection.open(wait)
@@ -161,28 +160,31 @@ class SharedMemory:
 
         Redis: HGETALL when the descriptions changed.
         """
-        return sorted(self._descriptions())
+        with self._lock:
+            return self._described.names()
 
     def describe(self, name: str) -> Record:
         """Return the description of a record: its fields, units and limits.
 
         Raises:
             UnknownData: no record has this name; the message names near ones.
+            DecodeError: what is in Redis is no description.
 
-        Redis: HGETALL when the descriptions changed.
+        Redis: HMGET when it was not read since the descriptions changed.
         """
-        records = self._descriptions()
-        record = records.get(name)
-        if record is not None:
-            return record
-        if not records:
+        with self._lock:
+            record = self._described.get(name)
+            if record is not None:
+                return record
+            names = self._described.names()
+        if not names:
             raise UnknownData(
                 f"{self.url}: no record {name!r}: nothing is described there"
                 f"{f' in the namespace {self.namespace!r}' if self.namespace else ''}: "
                 "run `python -m shareddata -i INIT_MSG datadesc.json`"
             )
-        near = difflib.get_close_matches(str(name), records, 3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {len(records)}: see `shareddata list`"
+        near = difflib.get_close_matches(str(name), names, 3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {len(names)}: see `shareddata list`"
         raise UnknownData(f"{self.url}: no record {name!r} is described: {hint}")
 
     def layout(self, name: str) -> Layout:
@@ -192,6 +194,18 @@ class SharedMemory:
             UnknownData: no record has this name.
         """
         return Layout(self.describe(name), self.keys)
+
+    def layouts(self, names: Sequence[str]) -> list[Layout]:
+        """Return the prepared bytes of records, whose descriptions are asked for at once.
+
+        Raises:
+            UnknownData: no record has one of these names.
+
+        Redis: HMGET when they were not read since the descriptions changed.
+        """
+        with self._lock:
+            self._described.ask_for(names)
+            return [self.layout(name) for name in names]
 
     def recheck(self, connection: Connection, layouts: Sequence[Layout]) -> bool:
         """Check that records are still described as a program knows them, when their connection has news of the epoch.
@@ -205,7 +219,7 @@ class SharedMemory:
             DescriptionError: one was described anew, incompatibly.
             UnknownData: one is not described any more.
 
-        Redis: GET, and HGETALL when the epoch is another one.
+        Redis: GET, and HMGET when the epoch is another one.
         """
         epoch = connection.refresh_epoch()
         if epoch is None:
@@ -213,8 +227,9 @@ class SharedMemory:
             return False
         try:
             with self._lock:
-                if epoch != self._epoch:
-                    self._records = None
+                if epoch != self._described.epoch:
+                    self._described.forget()
+                self._described.ask_for([layout.record.name for layout in layouts])
             for layout in layouts:
                 check_compatible(layout.record, self.describe(layout.record.name))
             return True
@@ -229,33 +244,9 @@ class SharedMemory:
         """
         with self._lock:
             epoch = self._connection.refresh_epoch()
-            if epoch != self._epoch:
-                self._records = None
+            if epoch != self._described.epoch:
+                self._described.forget()
             return int(epoch or 0)
-
-    def _descriptions(self) -> dict[str, Record]:
-        with self._lock:
-            self._connection.settle()
-            if self._records is None or self._connection.epoch_news:
-                self._epoch = self._connection.refresh_epoch()
-                self._records = self._load()
-            return self._records
-
-    def _load(self) -> dict[str, Record]:
-        """Read all descriptions.
-
-        Redis: HGETALL.
-        """
-        stored = self._connection.ask("HGETALL", self.keys.datadesc)
-        result = {}
-        for name, text in stored.items():
-            try:
-                result[name.decode()] = datadesc.parse_record(name.decode(), json.loads(text))
-            except (DescriptionError, ValueError) as error:
-                raise DecodeError(
-                    f"{self.url}, key {self.keys.datadesc}, field {name!r}: no description: {error}: initialise again"
-                ) from None
-        return result
 
     def _check_format(self, connection: Connection) -> None:
         """Refuse a layout that this library does not know.
@@ -298,7 +289,7 @@ class SharedMemory:
         Redis: MULTI, XREVRANGE for each record, EXEC; XINFO STREAM for each that had nothing then.
         """
         with self._lock:
-            layouts = [layout for name in self.names() if (layout := self.layout(name)).has_history]
+            layouts = [layout for layout in self.layouts(self.names()) if layout.has_history]
             end = millisecond(time, before)
             commands = [pack("XREVRANGE", layout.history_key, end, "-", "COUNT", 1) for layout in layouts]
             self._connection.settle()
@@ -351,7 +342,7 @@ class SharedMemory:
         if flag in records:
             raise DescriptionError(f"the ready flag {flag!r} has a record's name: choose another one")
         with self._lock:
-            before = self._descriptions() if keep or prune else {}
+            before = {name: self.describe(name) for name in self.names()} if keep or prune else {}
             commands = []
             for record in records.values():
                 layout = Layout(record, self.keys)

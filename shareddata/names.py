@@ -36,9 +36,18 @@ def check_name(name: str, what: str = "record") -> str:
     Raises:
         DescriptionError: when it holds anything but letters, digits and `_.-`.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not is_name(name):
         raise DescriptionError(f"{what} name {name!r}: use letters, digits, '_', '.' and '-' only, at least one")
     return name
+
+
+def is_name(name: object) -> bool:
+    """Tell whether this may be a record's name.
+
+    >>> is_name("BATTERY__measures"), is_name("a b"), is_name(None)
+    (True, False, False)
+    """
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def check_log_name(name: str, what: str = "log") -> str:

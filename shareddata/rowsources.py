@@ -116,7 +116,7 @@ class HistorySource:
         self, shm: SharedMemory, names: Sequence[str] = (), begin: float | None = None, end: float | None = None
     ) -> None:
         self._shm = shm
-        self._layouts = [shm.layout(name) for name in dict.fromkeys(names or shm.names())]
+        self._layouts = shm.layouts(list(dict.fromkeys(names or shm.names())))
         for layout in self._layouts if names else ():
             if not layout.has_history:
                 raise UnknownData(f"{layout} has no history: there is nothing of it to export")

@@ -127,11 +127,23 @@ class File:
         self.path.unlink(missing_ok=True)
 
 
+def other(name: str) -> Callable[[str, str], Any]:
+    """Return what makes one of `arrayothers`, which are loaded when they are needed."""
+
+    def make(address: str, kind: str) -> Any:
+        import arrayothers
+
+        return arrayothers.CONTENDERS[name](address, *VALUES[kind])
+
+    return make
+
+
 CONTENDERS: dict[str, Callable[[str, str], Any]] = {
     "FrameFile": Frames,
     "sensor": Sensor,
     "redis-py": RedisPy,
     "file": File,
+    **{name: other(name) for name in ("walrus", "pyzmq", "eclipse-zenoh", "p4p")},
 }
 
 

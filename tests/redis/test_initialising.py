@@ -208,8 +208,12 @@ def test_rubbish_among_the_descriptions(shm: SharedMemory, client: redis.Redis, 
     shm.init(PAIR)
     client.hset("shareddata:datadesc", "LEFT", rubbish)
     client.incr("shareddata:epoch")
-    with SharedMemory(url=shm.url) as other, pytest.raises(DecodeError, match="shareddata:datadesc.*LEFT.*initialise"):
-        other.names()
+    with SharedMemory(url=shm.url) as other:
+        for _ in range(2):  # alone, and when all were asked for
+            with pytest.raises(DecodeError, match="shareddata:datadesc.*LEFT.*initialise"):
+                other.describe("LEFT")
+            assert other.names() == ["LEFT", "RIGHT"]
+            assert other.describe("RIGHT").name == "RIGHT"  # who uses others is not disturbed
     shm.init(PAIR)
     assert shm.names() == ["LEFT", "RIGHT"]
 

@@ -1,0 +1,106 @@
+"""What a server holds of descriptions: read when they are needed, kept until the epoch changes.
+
+It knows the hash of descriptions, and which of them this program has read. It must not know values, nor what a
+description is for. Invariants:
+
+1. A program reads the descriptions of the records that it uses, however many others there are.
+2. What was read is kept until the epoch changes.
+3. A description that makes no sense disturbs only who uses it.
+
+It belongs to one thread at a time: `SharedMemory` holds its lock.
+"""
+
+import json
+from collections.abc import Iterable
+
+from shareddata import datadesc
+from shareddata.connection import Connection
+from shareddata.datadesc import Record
+from shareddata.errors import DecodeError, DescriptionError
+from shareddata.names import Names, is_name
+
+
+class Descriptions:
+    """The descriptions of one namespace, as far as they were asked for.
+
+    Args:
+        connection: which is told when the epoch changes.
+        keys: of the namespace.
+
+    Attributes:
+        epoch: that of what was read, None for none.
+    """
+
+    def __init__(self, connection: Connection, keys: Names) -> None:
+        self._connection = connection
+        self._key = keys.datadesc
+        self.epoch: bytes | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Read everything anew when it is asked for."""
+        self._fresh = False
+        self._texts: dict[str, bytes] | None = None  # all of them, when all were asked for
+        self._records: dict[str, Record] = {}
+
+    def refresh(self) -> None:
+        """Forget what was read if the epoch may be another one since.
+
+        Redis: GET when it may.
+        """
+        self._connection.settle()
+        if not self._fresh or self._connection.epoch_news:
+            self.forget()
+            self.epoch = self._connection.refresh_epoch()
+            self._fresh = True
+
+    def names(self) -> list[str]:
+        """Return the names of all records, sorted.
+
+        Redis: HGETALL when they were not read since the epoch changed.
+        """
+        self.refresh()
+        if self._texts is None:
+            stored = self._connection.ask("HGETALL", self._key)
+            self._texts = {name.decode(): text for name, text in stored.items()}
+        return sorted(self._texts)
+
+    def ask_for(self, names: Iterable[str]) -> None:
+        """Read the descriptions of some records at once, unless they were read; who is not there is left out.
+
+        Raises:
+            DecodeError: one is no description.
+
+        Redis: HMGET.
+        """
+        self.refresh()
+        missing = [name for name in dict.fromkeys(names) if is_name(name) and name not in self._records]
+        if not missing:
+            return
+        if self._texts is None:
+            found = dict(zip(missing, self._connection.ask("HMGET", self._key, *missing)))
+        else:
+            found = {name: self._texts.get(name) for name in missing}
+        for name, text in found.items():
+            if text is not None:
+                self._records[name] = self._parsed(name, text)
+
+    def get(self, name: str) -> Record | None:
+        """Return a record's description, None if there is none.
+
+        Raises:
+            DecodeError: it is no description.
+
+        Redis: HMGET when it was not read since the epoch changed.
+        """
+        self.ask_for([name])
+        return self._records.get(name)
+
+    def _parsed(self, name: str, text: bytes) -> Record:
+        try:
+            return datadesc.parse_record(name, json.loads(text))
+        except (DescriptionError, ValueError) as error:
+            raise DecodeError(
+                f"{self._connection.address.shown}, key {self._key}, field {name!r}: no description: {error}: "
+                "initialise again"
+            ) from None
