@@ -65,6 +65,8 @@ def _closed(_: int) -> list[Any]:
     return [None]
 
 
+_Push = hiredis.PushNotification
+
 _SILENT = (TimeoutError, BlockingIOError)  # what a socket raises whose time is over
 
 
@@ -195,7 +197,9 @@ class Connection:
         sock = self.address.open(timeout, self._name)
         self._sock = sock
         self._close_socket = weakref.finalize(self, sock.close)  # also of a connection that is forgotten
-        self._reader = hiredis.Reader()
+        reader = hiredis.Reader()
+        self._feed, self._gets, self._has_data = reader.feed, reader.gets, reader.has_data
+        self._recv = sock.recv
         poll = select.poll()
         poll.register(sock, select.POLLIN)
         pending = getattr(sock, "pending", None)
@@ -288,8 +292,8 @@ class Connection:
         """Receive once what came without a question, and sort it into the attributes."""
         reason = "the server closed it"
         try:
-            data = self._sock.recv(65536)  # type: ignore[union-attr]
-            self._reader.feed(data)
+            data = self._recv(65536)
+            self._feed(data)
         except OSError as error:
             data, reason = b"", str(error)
         except BaseException:
@@ -391,23 +395,30 @@ class Connection:
                 self._fail(ServerUnreachable(f"{self.address.shown}: the connection is closed: nothing was written"))
             if guard:
                 request = request + guard if isinstance(request, bytes) else [*request, guard]
-            self._send(request, again=not guard)
+            self._send(request, not guard)
             data = self._receive()
             expected = queued(len(subjects))
             if data.startswith(expected):
                 if take:
-                    self._reader.feed(self._without_taken(bytearray(data[len(expected) :]), take))
+                    self._feed(self._without_taken(bytearray(data[len(expected) :]), take))
                 else:
-                    self._reader.feed(data, len(expected), len(data) - len(expected))
+                    self._feed(data, len(expected), len(data) - len(expected))
             else:
-                self._reader.feed(data)
+                self._feed(data)
                 queueing = [self._answer() for _ in range(len(subjects) + 1)]
-            answer = self._answer()
+            answer = self._gets()
+            if answer is False or type(answer) is _Push:
+                answer = self._answer(answer)
             if guard:
                 self._answer()
                 self.guarded = self._answer()
-            self._cover()
-            self._leftover()
+            self.invalidated = False  # it knows of all that was pushed before it
+            if self.listening:
+                self.covered, self.messages = self.messages, []
+            if self._has_data():
+                self._leftover()
+        except hiredis.ProtocolError as error:
+            self._no_redis(error)
         except BaseException:
             self.close()  # also when a signal's handler raised: no late answer is taken for another's
             raise
@@ -415,9 +426,8 @@ class Connection:
             raise self._aborted(queueing, subjects)
         if answer is None:
             return []
-        for reply in answer:
-            if isinstance(reply, hiredis.ReplyError):
-                raise self._partly(answer, subjects)
+        if hiredis.ReplyError in map(type, answer):
+            raise self._partly(answer, subjects)
         return answer  # type: ignore[no-any-return]
 
     def read(self, request: bytes, subjects: Sequence[Any], take: Take | None = None) -> list[Any]:
@@ -460,21 +470,22 @@ class Connection:
         """
         try:
             self._send(request)
-            self._reader.feed(self._receive())
-            answer = self._answer()
+            self._feed(self._receive())
+            answer = self._gets()
+            if answer is False or type(answer) is _Push:
+                answer = self._answer(answer)
             if covers:
-                self._cover()
-            self._leftover()
+                self.invalidated = False
+                if self.listening:
+                    self.covered, self.messages = self.messages, []
+            if self._has_data():
+                self._leftover()
+        except hiredis.ProtocolError as error:
+            self._no_redis(error)
         except BaseException:
             self.close()
             raise
         return answer
-
-    def _cover(self) -> None:
-        """Note that the answer knows of all that was pushed before it."""
-        self.invalidated = False
-        if self.messages or self.covered:
-            self.covered, self.messages = self.messages, []
 
     def _aborted(self, answers: Sequence[Any], subjects: Sequence[Any]) -> ServerError:
         """Return the error for a transaction that the server refused whole, or would not begin."""
@@ -533,7 +544,7 @@ class Connection:
         try:
             if not self._ready(self._patience):
                 raise TimeoutError
-            data = self._sock.recv(65536)  # type: ignore[union-attr]
+            data = self._recv(65536)
         except OSError as error:
             self._broken(error)
         if not data:
@@ -554,29 +565,35 @@ class Connection:
         """Return the next whole answer that is here, False if there is none; pushes are sorted out."""
         while True:
             try:
-                reply = self._reader.gets()
+                reply = self._gets()
             except hiredis.ProtocolError as error:
-                self._fail(ServerSetupError(f"{self.address.shown}: whoever answers is no Redis server: {error}"))
-            if isinstance(reply, hiredis.PushNotification):
+                self._no_redis(error)
+            if type(reply) is _Push:
                 self._push(reply)
             else:
                 return reply
 
-    def _answer(self) -> Any:
-        """Return the next answer, receiving as long as it isn't whole."""
+    def _answer(self, first: Any = False) -> Any:
+        """Return the next answer, receiving as long as it isn't whole.
+
+        Args:
+            first: what the parser gave: a push, or False for nothing whole.
+        """
+        if type(first) is _Push:
+            self._push(first)
         reply = self._parse()
         if reply is False:
             deadline = time.monotonic() + self.timeout
             while reply is False:
                 if time.monotonic() > deadline:
                     self._broken(TimeoutError())
-                self._reader.feed(self._receive())
+                self._feed(self._receive())
                 reply = self._parse()
         return reply
 
     def _leftover(self) -> None:
         """Sort out what came behind an answer: pushes."""
-        if self._reader.has_data() and (reply := self._parse()) is not False:
+        if self._has_data() and (reply := self._parse()) is not False:
             self._fail(ServerUnreachable(f"{self.address.shown}: an answer without a question: {reply!r}"))
 
     def _broken(self, error: OSError) -> Any:
@@ -588,6 +605,9 @@ class Connection:
             outcome = " after the request was sent: the server may have applied it, the outcome is unknown"
         kind = ServerTimeout if silent else ServerUnreachable
         self._fail(kind(f"{self.address.shown}: {text}{outcome}", outcome_unknown=not self._harmless))
+
+    def _no_redis(self, error: Exception) -> Any:
+        self._fail(ServerSetupError(f"{self.address.shown}: whoever answers is no Redis server: {error}"))
 
     def _fail(self, error: ServerError) -> Any:
         """Close the connection and raise; the first time since it was open, say so in the log."""

@@ -209,6 +209,7 @@ class DataDict:
             self._described_anew()
         parts: list[bytes] = []
         subjects: list[Layout | str] = []
+        expiring: list[Data] = []
         for data in staged:
             layout, body = data.layout, data.body
             if layout.has_history:
@@ -220,11 +221,18 @@ class DataDict:
             if data.may_expire or data.expire is not None:
                 parts.append(layout.expiry(data.expire))
                 subjects.append(layout)
+                expiring.append(data)
         if len(subjects) == 1:
             writer.command(b"".join(parts))
         else:
             writer.transact(transaction(parts), subjects)
-        return self._flushed()
+        for data in expiring:
+            data.may_expire = data.expire is not None
+        if self._read_names and not self._read_names.isdisjoint([data.name for data in staged]):
+            self._memory = None  # who writes reads at once what it wrote
+        count = len(staged)
+        staged.clear()
+        return count
 
     def write(self, timestamp: float | None = None) -> int:
         """Flush; the name that later versions of SimpleSHM use.
@@ -232,16 +240,6 @@ class DataDict:
         Redis: as `flush`.
         """
         return self.flush(timestamp)
-
-    def _flushed(self) -> int:
-        staged = self._staged
-        for data in staged:
-            data.may_expire = data.expire is not None
-            if data.layout.record.name in self._read_names:
-                self._memory = None
-        count = len(staged)
-        staged.clear()
-        return count
 
     def _described_anew(self) -> None:
         """Take up a compatible new description of the records that are written."""

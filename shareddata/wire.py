@@ -79,24 +79,49 @@ def _head(arguments: int, *parts: str | bytes) -> bytes:
     return b"*%d\r\n" % arguments + b"".join(map(bulk, parts))
 
 
-_new = tuple.__new__
 _NO_SUCH_VALUE = (TypeError, ValueError, KeyError, ArithmeticError, AttributeError)  # of None or of other bytes
 
 _PLAIN: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
 
 
-@lru_cache
-def _filler(count: int) -> Callable[..., str]:
-    """Return the function that puts so many texts into a template, each behind its length.
+_LENGTHS = tuple(f"${length}\r\n" for length in range(1000))
+"""What stands before a text, by its length; a longer one is packed by itself."""
 
-    It is made for the count, so that nothing is looped over. A program that writes a few hundred times a second runs
-    with cold caches, and then this takes half of the time that a loop does (11, not 21 us for ten fields). Nothing of
-    a description is in the text that is evaluated.
+_BOOLS = ("$5\r\nfalse", "$4\r\ntrue")
+_TEXTS = {  # by type: a value in an f-string, with its length before it
+    float: "{{lengths[len(t{i}:=repr(v{i}))]}}{{t{i}}}",
+    int: "{{lengths[len(t{i}:=repr(v{i}))]}}{{t{i}}}",
+    bool: "{{bools[v{i}]}}",
+    str: "{{lengths[len(v{i})]}}{{v{i}}}",
+}
+
+
+@lru_cache(1024)
+def _filler(types: tuple[type, ...]) -> Callable[..., Callable[..., str]]:
+    """Return what makes a function that puts values of these types into a record's body, given what is before each.
+
+    It is made for the types, so that nothing is looped over, no list is made and no length printed: for ten fields 2.9
+    us instead of the 3.8 of a %-template, and half of what a loop takes in a program that writes a few hundred times a
+    second, with cold caches. Nothing of a description is in the text that is evaluated.
     """
-    texts = [f"t{i}" for i in range(count)]
-    pairs = ", ".join(f"len({text}), {text}" for text in texts)
-    fill: Callable[..., str] = eval(f"lambda template, {', '.join(texts)}: template % ({pairs})")
-    return fill
+    numbers = range(len(types))
+    values, heads = (", ".join(f"{letter}{i}" for i in numbers) for letter in "vh")
+    body = "".join(f"{{h{i}}}" + _TEXTS[kind].format(i=i) for i, kind in enumerate(types))
+    made: Callable[..., Callable[..., str]] = eval(
+        f"lambda lengths, bools, {heads}: lambda {values}: f'{body}\\r\\n'"
+    )
+    return made
+
+
+@lru_cache(1024)
+def _maker(count: int) -> Callable[..., Callable[..., Any]]:
+    """Return what makes a function that makes a trame of so many values, given class and converters: see `_filler`."""
+    values, converters = (", ".join(f"{letter}{i}" for i in range(count)) for letter in "vc")
+    converted = "".join(f"c{i}(v{i}), " for i in range(count))
+    made: Callable[..., Callable[..., Any]] = eval(
+        f"lambda new, trame, {converters}: lambda {values}: new(trame, ({converted}))"
+    )
+    return made
 
 
 class Layout:
@@ -115,8 +140,8 @@ class Layout:
 
     __slots__ = (
         *("record", "key", "hset", "hmget", "xadd", "history_key", "has_history", "history", "span", "refused"),
-        *("_encoders", "_template", "_template_bytes", "_types", "_bools", "_fill"),
-        *("_decoders", "_trame", "_fields", "tail"),
+        *("_encoders", "_template", "_types", "_fill"),
+        *("_decoders", "_make", "_fields", "tail"),
     )
 
     def __init__(self, record: Record, names: Names, added: Sequence[Field] = ()) -> None:
@@ -134,13 +159,11 @@ class Layout:
             self.tail = b"".join(bulk(f.name) + bulk(encoder(*f.kind)(_default(f))) for f in added)
         except ModuleNotFoundError as error:
             raise DescriptionError(f"record {record.name}: {error}") from None
-        self._trame = record.trame
+        self._make = _maker(len(fields))(tuple.__new__, record.trame, *self._decoders)
         self._fields = [name.encode() for name in fields]
-        self._template = "".join(f"${len(name.encode())}\r\n{name}\r\n$%d\r\n%s\r\n" for name in fields)
-        self._template_bytes = self._template.encode()
+        self._template = b"".join(bulk(name) + b"$%d\r\n%s\r\n" for name in fields)
         self._types = [_PLAIN.get(f.type) for f in record.fields]
-        self._bools = tuple(i for i, f in enumerate(record.fields) if f.type == "bool")
-        self._fill = _filler(len(fields))
+        self._fill = self._prepare_filler(fields)
         arguments = 2 * (len(fields) + len(added))
         self.hset = _head(2 + arguments, "HSET", self.key)
         self.hmget = _head(2 + len(fields), "HMGET", self.key) + b"".join(map(bulk, fields))
@@ -148,6 +171,13 @@ class Layout:
 
     def __str__(self) -> str:
         return f"record {self.record.name}"
+
+    def _prepare_filler(self, fields: Sequence[str]) -> Callable[..., str] | None:
+        if None in self._types:  # a type that is packed by itself
+            return None
+        first, *others = (f"${len(name.encode())}\r\n{name}\r\n" for name in fields)
+        heads = [first, *(f"\r\n{other}" for other in others)]
+        return _filler(tuple(self._types))(_LENGTHS, _BOOLS, *heads)
 
     def _prepare_history(self, arguments: int) -> bytes:
         """Return the XADD before the body; of a history bounded by time, a template that takes the oldest id."""
@@ -169,12 +199,9 @@ class Layout:
         """
         if [*map(type, values)] == self._types:  # the usual case: each value has exactly the described type
             try:
-                texts = [*map(str, values)]
-                for i in self._bools:
-                    texts[i] = texts[i].lower()
-                text = self._fill(self._template, *texts)
-            except ValueError:
-                return self._pack_each(values)  # an integer of too many digits
+                text = self._fill(*values)  # type: ignore[misc]
+            except (ValueError, IndexError):
+                return self._pack_each(values)  # an integer of too many digits, a long text
             if text.isascii():
                 return text.encode() + self.tail
         return self._pack_each(values)
@@ -187,7 +214,7 @@ class Layout:
                 parts += (len(text), text)
         except (TypeError, ValueError) as error:
             raise self._refusal(len(parts) // 2, value, error) from None
-        return self._template_bytes % tuple(parts) + self.tail
+        return self._template % tuple(parts) + self.tail
 
     def encode(self, values: Iterable[Any]) -> list[bytes]:
         """Return each field's value as it is written in Redis."""
@@ -247,7 +274,7 @@ class Layout:
             DecodeError: naming record, field and what was found.
         """
         try:
-            trame = _new(self._trame, [convert(value) for convert, value in zip(self._decoders, reply)])  # type: ignore[arg-type]
+            trame = self._make(*reply)
         except _NO_SUCH_VALUE:
             if not any(value is not None for value in reply):
                 return None
