@@ -5,7 +5,8 @@ trame is for. Invariants:
 
 1. Entries come in the order of their ids, each once.
 2. What was trimmed before it could be read is counted exactly: the ordinal of a stream's oldest entry is
-   `entries-added - length`, asked in the same transaction as the entries.
+   `entries-added - length`, asked in the same transaction as the entries. A follower that is woken by each entry as it
+   is written asks once a second.
 3. While nothing is there to read, the reader waits in the server (XREAD BLOCK) and the entry itself wakes it: one hop.
 """
 
@@ -18,12 +19,13 @@ from typing import Any
 from shareddata.connection import Connection
 from shareddata.errors import ServerRefused, ServerTimeout, ServerUnreachable
 from shareddata.memory import SharedMemory
-from shareddata.wire import Layout, pack, transaction
+from shareddata.wire import Layout, bulk, head, pack, transaction
 
 _PAGE = 1000  # entries read at once
 _BLOCK = 1.0  # seconds, or half of the time-out: silence longer than the time-out then means a dead link
 _PAGE_BYTES = 1_000_000  # of many histories: about so many bytes of each at once
 _ELEMENT = 16  # bytes of a value, for that
+_CHECK_EVERY = 1.0  # seconds between two looks at what was trimmed, while each entry wakes the reader
 _RECENT = 64  # entries of each sender among which a repeated one is looked for
 
 
@@ -187,7 +189,11 @@ class Follower:
         self._buffer: deque[tuple[bytes, Sequence[bytes]]] = deque()
         self._recent: dict[bytes, dict[bytes, Sequence[bytes]]] = {}
         self._block = _block(shm.timeout)
+        self._key = layout.history_key.encode()
+        self._request = self._prepare(self._block)
         self._place = Place(layout.history_key, layout.history)
+        self._checked = 0.0  # when it was last asked what was trimmed, by the monotonic clock
+        self._unchecked = False  # whether entries came since
         self.repeated = 0
         self._connection = shm.connect(name)
         try:
@@ -216,7 +222,7 @@ class Follower:
 
     @property
     def missed(self) -> int:
-        """How many entries were trimmed from the history before they could be read."""
+        """How many entries were trimmed from the history before they could be read; known a second later at most."""
         return self._place.missed
 
     def close(self) -> None:
@@ -240,8 +246,9 @@ class Follower:
                 self._connection.settle()
                 if self._connection.epoch_news:
                     self._shm.recheck(self._connection, [self._layout])
-                if self._place.behind:
+                if self._place.behind or over and self._unchecked:
                     self._take(self._place.catch_up(self._connection))
+                    self._checked, self._unchecked = time.monotonic(), False
                 elif over:
                     raise StopIteration
                 else:
@@ -259,12 +266,21 @@ class Follower:
         Redis: XREAD.
         """
         pause = self._block if end is None else min(self._block, max(1, int((end - time.monotonic()) * 1000)))
-        key = self._layout.history_key
-        answer = self._connection.ask("XREAD", "COUNT", _PAGE, "BLOCK", pause, "STREAMS", key, self.id)
-        if answer:
-            entries = answer[key.encode()]
-            self._place.arrived(entries)
-            self._take(entries)
+        request = self._request if pause == self._block else self._prepare(pause)
+        (answer,) = self._connection.read(request + bulk(self._place.id), [self._layout.history])
+        if not answer:
+            self._place.behind = self._unchecked
+            return
+        entries = answer[self._key]
+        self._place.arrived(entries)
+        self._take(entries)
+        self._unchecked = True
+        # A single entry came as it was written, most times: nothing can have been trimmed while it was waited for.
+        self._place.behind = len(entries) > 1 or time.monotonic() - self._checked > _CHECK_EVERY
+
+    def _prepare(self, pause: int) -> bytes:
+        """Return the XREAD that waits for so many milliseconds, but for the id."""
+        return head(8, "XREAD", "COUNT", str(_PAGE), "BLOCK", str(pause), "STREAMS", self._key)
 
     def _take(self, entries: Sequence[Sequence[Any]]) -> None:
         """Put entries into the buffer, but for those that their sender repeated."""

@@ -37,7 +37,7 @@ def spread(words: Sequence[str | bytes | int], values: Mapping[str, Sequence[Buf
     >>> spread(["HSET", "k"], {"f": [b"a", b"bc"]})
     [b'*4\r\n$4\r\nHSET\r\n$1\r\nk\r\n', b'$1\r\nf\r\n$3\r\n', b'a', b'bc', b'\r\n']
     """
-    found: list[Buffer] = [_head(len(words) + 2 * len(values), *map(_word, words))]
+    found: list[Buffer] = [head(len(words) + 2 * len(values), *map(_word, words))]
     for name, value in values.items():
         found += (bulk(name) + b"$%d\r\n" % sum(map(len, value)), *value, b"\r\n")
     return found
@@ -74,8 +74,12 @@ def bulk(text: str | bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
-def _head(arguments: int, *parts: str | bytes) -> bytes:
-    """Return the beginning of a command of so many arguments."""
+def head(arguments: int, *parts: str | bytes) -> bytes:
+    r"""Return the beginning of a command of so many arguments, the command's name among them.
+
+    >>> head(3, "XREAD", "STREAMS")
+    b'*3\r\n$5\r\nXREAD\r\n$7\r\nSTREAMS\r\n'
+    """
     return b"*%d\r\n" % arguments + b"".join(map(bulk, parts))
 
 
@@ -165,8 +169,8 @@ class Layout:
         self._types = [_PLAIN.get(f.type) for f in record.fields]
         self._fill = self._prepare_filler(fields)
         arguments = 2 * (len(fields) + len(added))
-        self.hset = _head(2 + arguments, "HSET", self.key)
-        self.hmget = _head(2 + len(fields), "HMGET", self.key) + b"".join(map(bulk, fields))
+        self.hset = head(2 + arguments, "HSET", self.key)
+        self.hmget = head(2 + len(fields), "HMGET", self.key) + b"".join(map(bulk, fields))
         self.xadd = self._prepare_history(arguments)
 
     def __str__(self) -> str:
@@ -183,10 +187,10 @@ class Layout:
         """Return the XADD before the body; of a history bounded by time, a template that takes the oldest id."""
         if not self.record.history:
             return b""
-        head = _head(6 + arguments, "XADD", self.history_key)
+        begin = head(6 + arguments, "XADD", self.history_key)
         if self.span:
-            return head.replace(b"%", b"%%") + bulk("MINID") + bulk("~") + b"%b" + bulk("*")
-        return head + b"".join(map(bulk, ("MAXLEN", "~", str(self.record.history), "*")))
+            return begin.replace(b"%", b"%%") + bulk("MINID") + bulk("~") + b"%b" + bulk("*")
+        return begin + b"".join(map(bulk, ("MAXLEN", "~", str(self.record.history), "*")))
 
     def pack(self, values: Sequence[Any]) -> bytes:
         """Check values and return the body of HSET and XADD: names and values, one after the other.
@@ -248,10 +252,10 @@ class Layout:
 
     def restamp(self, body: bytes, ts: float) -> bytes:
         """Return a body with another time; the other values stay as they were encoded."""
-        head = bulk("ts")
-        end = body.index(b"\r\n", body.index(b"\r\n", len(head)) + 2) + 2
+        name = bulk("ts")
+        end = body.index(b"\r\n", body.index(b"\r\n", len(name)) + 2) + 2
         try:
-            return head + bulk(self._encoders[0](ts)) + body[end:]
+            return name + bulk(self._encoders[0](ts)) + body[end:]
         except (TypeError, ValueError) as error:
             raise self._refusal(0, ts, error) from None
 
