@@ -109,9 +109,11 @@ class Connection:
     Attributes:
         epoch: the value of the epoch key when it was last asked for.
         epoch_news: True when the epoch key has changed since, or the connection was opened anew.
-        invalidated: True when something that this connection has read and tracks was changed since the last answer.
+        tracking: whether it is told when anything that it has read is changed, and not only the epoch; set before it is
+            opened.
+        invalidated: True when something that it has read and tracks was changed since the last answer.
         opened: how often the connection was opened.
-        listening: whether `messages` are kept, and only the epoch key is tracked; set before it is opened.
+        listening: whether `messages` are kept.
         messages: what the server pushed since the last `transact`: `[kind, channel or keys, ...]`.
         covered: what it had pushed before the answer of the last `transact`, which therefore knows of it.
         guarded: the value of the guard's key behind the last `transact` that had one.
@@ -138,6 +140,7 @@ class Connection:
         self._sock: socket.socket | None = None
         self.epoch: bytes | None = None
         self.epoch_news = False
+        self.tracking = False
         self.invalidated = False
         self.opened = 0
         self.listening = False
@@ -224,14 +227,14 @@ class Connection:
             log.warning("%s: the server is back", self.address.shown)
 
     def track(self, *how: str) -> None:
-        """Ask to be told when what this connection reads is changed, or, when it is listening, the epoch only.
+        """Ask to be told when the epoch is changed, and, when it is tracking, whatever else this connection reads.
 
         Args:
             how: other arguments of CLIENT TRACKING ON.
 
         Redis: CLIENT TRACKING, GET.
         """
-        self._opt_in = self.listening and not how
+        self._opt_in = not self.tracking and not how
         if how:  # another way than the one that the connection was opened with
             self.call("CLIENT", "TRACKING", "OFF")
         self.call("CLIENT", "TRACKING", "ON", *(("OPTIN",) if self._opt_in else how))

@@ -57,6 +57,7 @@ class DataDict:
         self.app_name = app_name
         self.shm = shm
         self._reader = shm.connect(app_name)
+        self._reader.tracking = True  # its answers are kept until one is changed
         self._writer = shm.connect(app_name)
         self._group: Group | None = None
         self._read_names: frozenset[str] = frozenset()

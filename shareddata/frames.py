@@ -256,7 +256,6 @@ class Created:
         self._buffer: deque[framefiles.Listed] = deque()
         self._vanished = 0
         self._connection = shm.connect("shareddata frame files")
-        self._connection.listening = True
         try:
             self._connection.open()
             self._place.begin(self._connection, since)

@@ -195,7 +195,6 @@ class FrameStore:
         self.file_key = shm.keys.frames(name)
         self.subject = f"frame file {name!r}"
         self.connection = shm.connect("shareddata frames")
-        self.connection.listening = True  # chunks are not tracked
         self.description = Description()
         self._seen = "0-0"
         self.use(generation)

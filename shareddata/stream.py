@@ -121,7 +121,7 @@ class Place:
             self.ordinal = max(self.ordinal, gone) + len(entries)
         if entries:
             self.id = entries[-1][0].decode()
-        self.behind = bool(entries)
+        self.behind = len(entries) >= self.page
         return entries
 
     def _commands(self, first: str, last: str, count: int) -> list[bytes]:

@@ -18,19 +18,18 @@ FIELDS = [["ts", 0.0], ["sender", ""], *[[f"field_{i}", 0.0] for i in range(8)]]
 PLAIN = {f"PLAIN{i}": {"history": 0, "fields": FIELDS} for i in range(8)}
 KEPT = {f"KEPT{i}": {"history": 256, "fields": FIELDS} for i in range(8)}
 VALUES = [1.5] * 8
-TOO_LONG = "the data path is being shortened"
 
 BUDGETS = [  # most frames; a test for each below
-    pytest.param("set and flush one", 12, marks=pytest.mark.xfail(strict=True, reason=TOO_LONG)),
-    pytest.param("set and flush one with history", 12, marks=pytest.mark.xfail(strict=True, reason=TOO_LONG)),
-    ("set and flush eight", 35),  # three for each record's set
-    ("set and flush eight with history", 35),
+    ("set and flush one", 9),
+    ("set and flush one with history", 9),
+    ("set and flush eight", 30),  # three for each record's set
+    ("set and flush eight with history", 30),
     ("read one that did not change", 2),
-    ("read one that changed", 22),
-    ("read one, asking the server", 17),
-    ("read eight, asking the server", 31),  # two for each record
-    ("hear of one", 22),
-    ("follow one", 52),
+    ("read one that changed", 18),
+    ("read one, asking the server", 13),
+    ("read eight, asking the server", 26),  # two for each record
+    ("hear of one", 18),
+    ("follow one", 16),
 ]
 COMMANDS = {  # what the server carries out for it
     "set and flush one": 1,
@@ -42,7 +41,7 @@ COMMANDS = {  # what the server carries out for it
     "read one, asking the server": 1,
     "read eight, asking the server": 10,
     "hear of one": 1,
-    "follow one": 4,
+    "follow one": 1,
 }
 
 
