@@ -163,7 +163,7 @@ class Layout:
             self.tail = b"".join(bulk(f.name) + bulk(encoder(*f.kind)(_default(f))) for f in added)
         except ModuleNotFoundError as error:
             raise DescriptionError(f"record {record.name}: {error}") from None
-        self._make = _maker(len(fields))(tuple.__new__, record.trame, *self._decoders)
+        self._make: Callable[..., Any] | None = None  # made at the first value: who initialises needs none
         self._fields = [name.encode() for name in fields]
         self._template = b"".join(bulk(name) + b"$%d\r\n%s\r\n" for name in fields)
         self._types = [_PLAIN.get(f.type) for f in record.fields]
@@ -278,12 +278,16 @@ class Layout:
             DecodeError: naming record, field and what was found.
         """
         try:
-            trame = self._make(*reply)
+            trame = (self._make or self._prepare_maker())(*reply)
         except _NO_SUCH_VALUE:
             if not any(value is not None for value in reply):
                 return None
             raise self._damage(reply, entry) from None
         return trame if trame[1] else None
+
+    def _prepare_maker(self) -> Callable[..., Any]:
+        self._make = make = _maker(len(self._decoders))(tuple.__new__, self.record.trame, *self._decoders)
+        return make
 
     def _damage(self, reply: Sequence[bytes | None], entry: str) -> DecodeError:
         field, value = self._first_damaged(reply)
