@@ -43,18 +43,12 @@ TWO_CONNECTIONS = (
     "What wakes it comes on one connection, and it reads on another: what is queued does not come first. It goes on "
     "waking up for each queued message when the flood is over."
 )
-ONLY_THE_ENTRY = (
-    "It reads an entry and nothing else. Ours asks besides whether something was trimmed before it could be read, so "
-    "that what was missed is counted."
-)
-
 WHY: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (("write", "flush", "one", "read", "turn", "log", "listen", "follow", "flood"), ("C",), FLOOR),
     (("write",), ("pyzmq", "eclipse-zenoh", "p4p"), HANDED_OVER),
     (("one",), ("pyzmq", "eclipse-zenoh"), A_VARIABLE),
     (("unchanged",), ("eclipse-zenoh", "p4p"), NOT_ASKED),
     (("flood",), ("redis-py", "walrus"), TWO_CONNECTIONS),
-    (("follow",), ("redis-py", "walrus"), ONLY_THE_ENTRY),
     (("listen", "follow", "flood"), ("pyzmq", "eclipse-zenoh", "p4p"), NO_SERVER),
     (("write", "one", "unchanged", "listen", "flood"), ("files",), A_FILE),
     (("log",), ("files",), A_LOG_FILE),

@@ -36,11 +36,11 @@ def measure(executable: str, quick: bool, sections: Sequence[str], keys: tuple[s
         with machine(executable) as made:
             peers.load(peers.OURS).describe(made.where)
             if "operations" in sections:
-                yield from operations.measure(made, 3 if quick else 15, wanted)
+                yield from operations.measure(made, 3 if quick else 11, wanted)
             if "latencies" in sections:
-                yield from latencies.measure(made, 1 if quick else 5, wanted, 1.0 if quick else 2.0)
+                yield from latencies.measure(made, 1 if quick else 3, wanted, 1.0 if quick else 2.0)
     if "logs" in sections:
-        yield from logs.measure(executable, 3 if quick else 9)
+        yield from logs.measure(executable, 3 if quick else 7)
     if "frames" in sections:
         yield from frames.measure(executable, quick)
 
@@ -86,7 +86,7 @@ def main(
         sections = chosen(only or "operations,latencies" * bool(rows))
         found = list(measure(executable, quick, sections, tuple(rows.split(","))))
         about = report.environment(executable)
-        about["rounds"] = "quick: few rounds" if quick else "15 of operations, 5 of latencies, 9 of logs and arrays"
+        about["rounds"] = "quick: few rounds" if quick else "11 of operations, 3 of latencies, 7 of logs"
     print(report.terminal(found, about))
     if json:
         report.save(json, found, about)
