@@ -114,14 +114,14 @@ def list_(where: Where, json: bool = False) -> None:
       shareddata list --json | jq 'keys'
     """
     with where.open(arguments.SOON) as shm:
-        views = watch.snapshot(shm, shm.names())
+        views, now = watch.snapshot(shm, shm.names()), shm.clock.now()
         if json:
-            print(json_text.dumps({view.record.name: _as_json(view) for view in views}, ensure_ascii=False, indent=1))
+            found = {view.record.name: _as_json(view, now) for view in views}
+            print(json_text.dumps(found, ensure_ascii=False, indent=1))
             return
         if not views:
             print(f"{shm.url}: no record is described: shareddata init FILE...", file=sys.stderr)
             return
-    now = time.time()
     rows = [("RECORD", "OWNER", "AGE", "FIELDS", "WHAT IT IS")]
     for view in views:
         record = view.record
@@ -129,13 +129,15 @@ def list_(where: Where, json: bool = False) -> None:
     print("\n".join(table.grid(rows, right=[2])))
 
 
-def _as_json(view: table.View) -> dict[str, object]:
+def _as_json(view: table.View, now: float) -> dict[str, object]:
     written = {"ts": view.trame.ts, "sender": view.trame.sender} if view.written else {"ts": None, "sender": None}
-    return table.strict({**view.record.as_json(), **written})  # type: ignore[no-any-return]
+    return table.strict({**view.record.as_json(), **written, **table.ages(view, now)})  # type: ignore[no-any-return]
 
 
 def _last(view: table.View, now: float) -> str:
-    return "damaged" if view.damage else "never" if not view.written else table.age_text(view.age(now))
+    if view.damage or not view.written:
+        return "damaged" if view.damage else "never"
+    return ("old, " if view.stale(now) else "") + table.age_text(view.age(now))
 
 
 def _fields(record: Record) -> str:
@@ -163,11 +165,11 @@ def get(where: Where, name: str, json: bool = False, *fields: str) -> int:
         record = shm.describe(name)
         for field in fields:
             _field(record, field)
-        view = watch.snapshot(shm, [name])[0]
+        view, now = watch.snapshot(shm, [name])[0], shm.clock.now()
     if json:
-        print(table.as_json(view, fields))
+        print(table.as_json(view, fields, **table.ages(view, now)))
     elif view.trame is not None:
-        print("\n".join(table.grid(_values(view, fields))))
+        print("\n".join(table.grid(_values(view, fields, now))))
     if view.damage:
         raise SharedDataError(view.damage)
     if view.trame is None:
@@ -185,15 +187,16 @@ def _field(record: Record, name: str) -> Field:
         raise FieldError(f"record {record.name} has no field {name!r}: {hint}") from None
 
 
-def _values(view: table.View, fields: Sequence[str]) -> list[list[str]]:
-    """Return a line for each field: name, value, unit, what is wrong with it."""
+def _values(view: table.View, fields: Sequence[str], now: float) -> list[list[str]]:
+    """Return a line for each field: name, value, unit, what is wrong with it; with the time how old the record is."""
     rows = []
     for field, value in zip(view.record.fields, view.trame):
         if fields and field.name not in fields:
             continue
         text, note = table.value_text(field, value, exact=True), table.limit_text(field, value)
         if field.name == "ts":
-            text, note = (table.time_text(value), table.age_text(view.age(time.time()))) if value else ("never", "")
+            text = table.time_text(value) if view.written else "never"
+            note = ", ".join(filter(None, (table.age_text(view.age(now)), view.notes(now)))) if view.written else ""
         rows.append([field.name, text, table.clean(field.unit), f"({note})" if note else ""])
     return rows
 

@@ -16,12 +16,14 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Protocol
 
 from shareddata import datadesc, descfile
 from shareddata.address import Address, resolve
+from shareddata.clock import ServerClock
 from shareddata.connection import Connection
 from shareddata.datadesc import Record, check_compatible
 from shareddata.descfile import Source
@@ -52,7 +54,7 @@ def _free_locks_in_child() -> None:
     global _defaults_lock
     _defaults_lock = threading.Lock()
     for shm in list(_shared):
-        shm._lock = threading.RLock()
+        shm._lock = shm.clock.lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_free_locks_in_child)
@@ -80,6 +82,9 @@ class SharedMemory:
         ServerUnreachable, ServerRefused, ServerSetupError: no server, or not on these terms.
         NotInitialized: the ready flag did not come.
 
+    Attributes:
+        clock: the server's clock: `clock.now()`, `clock.offset`.
+
     It may be shared by threads, is a context manager, and closes what was made on it (`DataDict`, ...) with it.
 
     Redis: CLIENT TRACKING, GET.
@@ -105,6 +110,7 @@ class SharedMemory:
         self._epoch: bytes | None = None
         self._dependents: weakref.WeakSet[_Closable] = weakref.WeakSet()
         self._connection = Connection(self.address, timeout, self.keys.epoch, self._check_format)
+        self.clock = ServerClock(self._connection, self._lock)
         _shared.add(self)
         try:
             self._connection.open(wait)
@@ -250,7 +256,8 @@ class SharedMemory:
         result = {}
         for name, text in stored.items():
             try:
-                result[name.decode()] = datadesc.parse_record(name.decode(), json.loads(text))
+                record = datadesc.parse_record(name.decode(), json.loads(text))
+                result[name.decode()] = replace(record, clock=self.clock.now)
             except (DescriptionError, ValueError) as error:
                 raise DecodeError(
                     f"{self.url}, key {self.keys.datadesc}, field {name!r}: no description: {error}: initialise again"
@@ -311,6 +318,31 @@ class SharedMemory:
                 elif not self._trimmed(layout):
                     found[layout.record.name] = None
             return found
+
+    def received(self, trames: Mapping[str, Any]) -> dict[str, float | None]:
+        """Return when the server received values, by its own clock, which the histories know.
+
+        Args:
+            trames: by record name; None for a record that has no value.
+
+        Returns:
+            Seconds since 1970 by name; None where a trame is not the history's last one, or there is no history.
+
+        Raises:
+            UnknownData: no such record.
+
+        Redis: MULTI, XREVRANGE for each record, EXEC.
+        """
+        with self._lock:
+            layouts = [layout for name in trames if (layout := self.layout(name)).has_history]
+            commands = [pack("XREVRANGE", layout.history_key, "+", "-", "COUNT", 1) for layout in layouts]
+            self._connection.settle()
+            answers = self._connection.read(question(commands), layouts) if commands else []
+        found: dict[str, float | None] = dict.fromkeys(trames)
+        for name, entries in zip((layout.record.name for layout in layouts), answers):
+            if entries and trames[name] is not None and _same_flush(trames[name], entries[0][1]):
+                found[name] = int(entries[0][0].partition(b"-")[0]) / 1000
+        return found
 
     def _trimmed(self, layout: Layout) -> bool:
         """Tell whether a history has lost entries.
@@ -434,6 +466,14 @@ def millisecond(time: float, before: bool = False) -> int:
     (1784540000123, 1784540000122)
     """
     return -(-round(time * 1e6) // 1000) - 1 if before else round(time * 1e6) // 1000
+
+
+def _same_flush(trame: Any, entry: Sequence[bytes]) -> bool:
+    """Tell whether a history's entry is what a record holds, as far as its writer's name and time tell."""
+    try:
+        return bool(float(entry[1]) == trame.ts and entry[3].decode() == trame.sender)
+    except (ValueError, IndexError):
+        return False  # another program put it there
 
 
 def _blank(layout: Layout) -> list[bytes]:

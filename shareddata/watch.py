@@ -38,14 +38,16 @@ def snapshot(shm: SharedMemory, names: Sequence[str]) -> list[View]:
     Raises:
         UnknownData: no such record.
 
-    Redis: MULTI, HMGET for each record, EXEC.
+    Redis: MULTI, HMGET for each record, EXEC; MULTI, XREVRANGE for each record, EXEC.
     """
     if not names:
         return []
     with DataDict("shareddata", shm) as dd:
         dd.set_datas_to_read(names)
         try:
-            return [View(shm.describe(name), trame) for name, trame in zip(names, dd.next())]
+            trames = dict(zip(names, dd.next()))
+            received = shm.received(trames)
+            return [View(shm.describe(name), trames[name], received=received[name]) for name in names]
         except DecodeError as error:
             if len(names) == 1:
                 return [View(shm.describe(names[0]), damage=str(error))]
@@ -82,6 +84,7 @@ class Watch:
     Attributes:
         views: what is known of each record, in order.
         trouble: what keeps the values from being the newest, "" when nothing does.
+        now: the server's time when it was last looked.
 
     Raises:
         UnknownData: no such record.
@@ -102,6 +105,7 @@ class Watch:
         self._again_at = 0.0
         self.views: list[View] = []
         self.trouble = ""
+        self.now = shm.clock.now()
 
     def __enter__(self) -> Self:
         return self
@@ -123,8 +127,9 @@ class Watch:
             time.sleep(_PAUSE)
         except (DecodeError, DescriptionError, UnknownData):
             self._forget()
-        now = self._listener.heard if self._listener else Counter[str]()
-        self._rates.mark(time.monotonic(), self._counted + now)
+        heard = self._listener.heard if self._listener else Counter[str]()
+        self._rates.mark(time.monotonic(), self._counted + heard)
+        self.now = self._shm.clock.now()
         for view in self.views:
             view.rate = self._rates.rate(view.record.name)
 
@@ -138,10 +143,11 @@ class Watch:
             trames = next(self._listener)
         except StopIteration:
             return
-        news = dict(zip(self._heard, trames))
+        news, now = dict(zip(self._heard, trames)), self._shm.clock.now()
         for view in self.views:
-            if view.record.name in news:
-                view.trame = news[view.record.name]
+            trame = news.get(view.record.name)
+            if view.record.name in news and trame != view.trame:
+                view.trame, view.received = trame, now
 
     def _names(self) -> list[str]:
         described = self._shm.names()
@@ -202,7 +208,7 @@ class Screen:
         """Draw the table as large as the terminal is now."""
         size = os.get_terminal_size(self._out.fileno())
         width, height = size.columns or 80, size.lines or 24
-        now = time.time()
+        now = watch.now
         written = [view for view in watch.views if view.written or view.damage]
         quiet = len(watch.views) - len(written)
         self._last = lay_out(written, width, max(1, height - 2), now)
@@ -269,17 +275,17 @@ def _until(end: float | None, watch: Watch, draw: Callable[[Watch], None], pause
 
 
 def _lines(out: TextIO, json: bool) -> Callable[[Watch], None]:
-    """Return what writes a line for each record that changed since it was called last."""
+    """Return what writes a line for each record that changed, or became stale, since it was called last."""
     before: dict[str, str] = {}
     told = ""
 
     def draw(watch: Watch) -> None:
         nonlocal told
         for view in watch.views:
-            state = as_json(view)  # text: NaN is never equal to NaN
+            state = as_json(view, stale=view.stale(watch.now))  # text: NaN is never equal to NaN
             if (view.written or view.damage) and before.get(view.record.name) != state:
                 before[view.record.name] = state
-                out.write((state if json else line(view, time.time())) + "\n")
+                out.write((state if json else line(view, watch.now)) + "\n")
         if watch.trouble != told and watch.trouble:
             logging.getLogger("shareddata").warning("%s", watch.trouble)
         told = watch.trouble

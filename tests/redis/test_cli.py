@@ -258,7 +258,8 @@ def test_get(call: Call, tank: Path, url: str) -> None:
     write(url, 5, 2.5)
     assert "(above 1.9)" in call("get", "TANK__measures")[1]
     shown = json.loads(call("get", "--json", "TANK__measures", "level")[1])
-    assert shown == {"record": "TANK__measures", "values": {"level": 2.5}, "out_of_limits": ["level"]}
+    assert 0 <= shown.pop("age") < 60 and abs(shown.pop("received") - time.time()) < 60
+    assert shown == {"record": "TANK__measures", "values": {"level": 2.5}, "out_of_limits": ["level"], "stale": False}
 
 
 @pytest.mark.parametrize(
