@@ -391,7 +391,7 @@ class SharedMemory:
                 declaration = json.dumps(record.as_json(), ensure_ascii=False)
                 commands.append(pack("HSET", self.keys.datadesc, record.name, declaration))
             for name in before.keys() - records.keys() if prune else ():
-                commands.append(pack("DEL", self.keys.record(name), self.keys.history(name)))
+                commands.append(pack("DEL", self.keys.record(name), self.keys.history(name), self.keys.lease(name)))
                 commands.append(pack("HDEL", self.keys.datadesc, name))
             commands.append(pack("SET", self.keys.format, FORMAT_VERSION))
             commands.append(pack("INCR", self.keys.epoch))

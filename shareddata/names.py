@@ -78,6 +78,18 @@ class Names:
         """Return the key of the stream that holds a record's flushed trames."""
         return f"{self.prefix}{name}:history"
 
+    def lease(self, name: str) -> str:
+        """Return the key that says which program writes a record that has an owner."""
+        return f"{self.prefix}{name}:lease"
+
+    def writer(self, owner: str, identity: str) -> str:
+        """Return the key that is there as long as a program lives that writes an owner's records."""
+        return f"{self.prefix}shareddata:writer:{owner}:{identity}"
+
+    def fence(self, owner: str, identity: str) -> str:
+        """Return the key that keeps such a program from writing on, when another one takes a record from it."""
+        return f"{self.prefix}shareddata:fence:{owner}:{identity}"
+
     def fifo(self, name: str) -> str:
         """Return the key of the list that holds a queue."""
         return f"{self.prefix}fifo:{name}"
