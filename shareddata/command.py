@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 import plac
 
 from shareddata.errors import SharedDataError
+from shareddata.login import check_typed
 from shareddata.memory import SharedMemory
 
 Function = Callable[..., int | None]
@@ -51,7 +52,11 @@ class Where(NamedTuple):
         Args:
             wait: seconds to wait for the server.
             timeout: seconds for each later call.
+
+        Raises:
+            ServerSetupError: the address holds a password.
         """
+        check_typed(self.url, "-u")
         host, port = (None, None) if self.url else (self.host, self.port)
         return SharedMemory(host, port, url=self.url, namespace=self.namespace, wait=wait, timeout=timeout)
 

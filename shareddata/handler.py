@@ -29,6 +29,7 @@ import plac
 from shareddata.data import Data
 from shareddata.datadict import DataDict
 from shareddata.errors import ServerError, SharedDataError
+from shareddata.login import check_typed
 from shareddata.memory import SharedMemory
 from shareddata.serialline import SerialLine
 
@@ -487,6 +488,7 @@ def _run(
     logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {common['app_name']}: %(message)s")
     host, port = (None, None) if common["url"] else (common["redis_server"], common["redis_port"])
     try:
+        check_typed(common["url"], "-u")
         with (
             Stop() as stop,
             SharedMemory(

@@ -8,6 +8,7 @@ must not know keys, sockets or how anything is done. Invariants:
 """
 
 import json as json_text
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from typing import Any
 from shareddata import arguments, export, forward, logs, record, replay, rowsources, table, track
 from shareddata.command import UsageError, Where, command
 from shareddata.errors import DecodeError
+from shareddata.login import TO_PREFIX, check_typed
 from shareddata.memory import SharedMemory
 
 
@@ -397,7 +399,7 @@ def _log_trim(done: logs.Trimmed, json: bool) -> int:
 @command(
     talks=False,
     from_=("Address of the server that has the logs and records", "option", "f", str, None, "URL"),
-    to_=("Address of the server that gets them", "option", "t", str, None, "URL"),
+    to_=("Address of the server that gets them; default: $SHAREDDATA_TO_URL", "option", "t", str, None, "URL"),
     namespace=("Namespace at the source", "option", "n", str, None, "NAME"),
     to_namespace=("Namespace at the destination; default: the source's", "option", "N", str, None, "NAME"),
     once=("End when all is sent that is there", "flag", "o"),
@@ -423,12 +425,16 @@ def forward_(
 
     Either server may go away, and so may this program: it goes on where it was. What a log or history had dropped
     before it could be sent is counted. Ctrl-C ends it, with exit code 0, and a table of what was sent, missed and is
-    behind. The exit code is 1 if something is not forwarded because others write it at the destination.
+    behind. The exit code is 1 if something is not forwarded because others write it at the destination. User and
+    password at the destination come from $SHAREDDATA_TO_USER and $SHAREDDATA_TO_PASSWORD_FILE.
 
     Examples:
       shareddata forward --from embedded:///var/lib/robot --to rediss://shore --to-namespace usv1
       shareddata forward --from embedded:///var/lib/robot --to rediss://shore --once 'GPS__*' trip
     """
+    check_typed(from_, "--from")
+    check_typed(to_, "--to", TO_PREFIX)
+    to_ = to_ or os.environ.get(f"{TO_PREFIX}_URL")
     if not from_ or not to_:
         raise UsageError("give both --from URL and --to URL")
     with forward.Forward(

@@ -96,7 +96,7 @@ class SharedMemory:
         port: int | None = None,
         env_init: str | None = None,
         *,
-        url: str | None = None,
+        url: str | Address | None = None,
         namespace: str = "",
         wait: float = 10.0,
         timeout: float = 3.0,
