@@ -77,7 +77,7 @@ def run(show: Show, say: Callable[[str], None], *, seconds: float = 8.0, logs: s
     with ExitStack() as stack:
         data = stack.enter_context(tempfile.TemporaryDirectory(prefix="shareddata-"))
         running = stack.enter_context(server.Server(data))
-        troupe = stack.enter_context(Troupe(folder, environ))
+        troupe = stack.enter_context(Troupe(folder, environ, [data]))
         shm = stack.enter_context(SharedMemory(url=running.url))
         shm.init(*descriptions(), flag=_FLAG)
         say(f"A private server runs at {running.url}, with {len(shm.names())} records.")

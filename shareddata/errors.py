@@ -14,6 +14,7 @@ The tree, each with the built-in that it also is:
         NotYetWritten                         not yet: ask again
         NoMoreFrames                          no more: the file was finished without it
         NoSuchFrame                           never: beyond the greatest shape, or trimmed away
+      SensorNotInitializedError (FileNotFoundError)   no such sensor, or no such value of it
       TemplateError (ValueError)        a file name cannot be made, or leaves its root
       ServerError
         ServerUnreachable (ConnectionError)   not there: a retry is reasonable
@@ -75,6 +76,10 @@ class NoMoreFrames(FrameError):
 
 class NoSuchFrame(FrameError):
     """Never: no dataset of this shape can hold it, or it was trimmed away."""
+
+
+class SensorNotInitializedError(SharedDataError, FileNotFoundError):
+    """No such sensor, or no such value of it: its writer has not written it yet, or it was removed."""
 
 
 class TemplateError(SharedDataError, ValueError):

@@ -9,6 +9,7 @@ are `wholefile`'s matter), sockets, or who emits what. Invariants:
 4. With a root, given or literal in the template, every result is below it.
 """
 
+import itertools
 import os
 import unicodedata
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ class FileName:
     Args:
         template: Jinja2, like `/data/{{ run }}/{{ '%05d' % frame }}.npy`.
         root: the folder that every file stays below; None for the literal folder that the template begins with.
-        here: the folder that relative names are in.
+        here: the folder that relative names are in, where no root is given.
 
     Attributes:
         text: the template.
@@ -60,6 +61,7 @@ class FileName:
             raise TemplateError(f"the template {template!r}: {error}") from None
         if root is not None:
             self.root: str | None = os.path.abspath(os.path.join(self._here, os.fspath(root)))
+            self._here = self.root
         elif literal is None:
             self.root = None
         else:
@@ -96,7 +98,7 @@ class FileName:
                 raise self._refusal(text, f"holds the character U+{ord(character):04X}")
         if text != text.strip() or not text or text.endswith("/"):
             raise self._refusal(text, "is blank, or begins or ends with a blank or a slash")
-        path = PurePosixPath(self.root or self._here, text)
+        path = PurePosixPath(self._here, text)
         self._check_parts(PurePosixPath(text).parts, text)
         if self.root is not None:
             if not path.is_relative_to(self.root):
@@ -104,7 +106,7 @@ class FileName:
             below = path.relative_to(self.root).parts
         else:
             below = path.parts[1:]
-        if not below:
+        if not below or not PurePosixPath(text).name:
             raise self._refusal(text, "names no file")
         self._check_names(below, text)
         return str(path)
@@ -131,6 +133,6 @@ def _literal_beginning(template: str) -> str | None:
     """Return the text before the template's first expression or statement, None where there is none."""
     body = _environment.parse(template).body
     first = body[0] if body else None
-    if isinstance(first, Output) and isinstance(first.nodes[0], TemplateData):
-        return first.nodes[0].data
-    return None
+    nodes = first.nodes if isinstance(first, Output) else []
+    texts = list(itertools.takewhile(lambda node: isinstance(node, TemplateData), nodes))
+    return "".join(node.as_const() for node in texts) if texts else None

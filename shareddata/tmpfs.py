@@ -19,14 +19,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from shareddata.codec import Buffer
 from shareddata.errors import ServerSetupError
-
-Buffer = bytes | bytearray | memoryview
 
 _MARKS = "writing"  # the folder of the marks
 _SPARES = "spare"  # the folder of files that are written again
 _SPARE_FILES, _SPARE_BYTES = 4, 64_000_000  # such files of one process, at most
-_KEPT_FILES, _KEPT_BYTES = 64, 64_000_000  # mappings of files in use, of one process
+_KEPT_FILES, _KEPT_BYTES = 4096, 256_000_000  # mappings of files in use, of one process: their memory is in use anyway
 _WASTE = 4  # times its size that a value may take
 _PARTS = 512  # buffers written by one call; the system's limit is 1024
 
@@ -65,7 +64,7 @@ def make(folder: str) -> Path:
     return private / folder
 
 
-def read(path: Path, size: int) -> bytes:
+def read(path: str, size: int) -> bytes:
     """Return the first bytes of a file, if it still had its name after they were read.
 
     They are copied: 2 MB take 0.10 ms, and a mapping 0.16, most of it to tell the system about each page.
@@ -86,10 +85,48 @@ def read(path: Path, size: int) -> bytes:
         os.close(descriptor)
 
 
+def link(old: str, new: str) -> None:
+    """Give a file another name; the new one's folder is made if it is missing.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        os.link(old, new)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(new), 0o700, exist_ok=True)
+        os.link(old, new)
+
+
+def unlink(path: str) -> bool:
+    """Remove a file; False if there is none."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove_if_empty(folder: str) -> None:
+    """Remove a folder if nothing is in it."""
+    try:
+        os.rmdir(folder)
+    except OSError:
+        pass  # it is in use, or another process removed it
+
+
+def listed(folder: str, beginning: str = "") -> list[str]:
+    """Return the paths of a folder's files whose names begin so; none if there is no such folder."""
+    try:
+        return [f"{folder}/{name}" for name in sorted(os.listdir(folder)) if name.startswith(beginning)]
+    except FileNotFoundError:
+        return []
+
+
 class Spare(NamedTuple):
     """A file that nobody refers to any more, to be written again."""
 
-    path: Path
+    path: str
     content: mmap.mmap
 
 
@@ -111,15 +148,16 @@ class Writer:
     It may be shared by threads.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str) -> None:
         self.name = secrets.token_hex(6)
-        self._folder = folder
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._spares: list[Spare] = []
         self._contents: dict[int, mmap.mmap] = {}  # of the files written last, by their inode
-        self._mark = folder / _MARKS / self.name
-        self._mark.parent.mkdir(mode=0o700, exist_ok=True)
+        self._contents_size = 0
+        self._spare = f"{folder}/{_SPARES}"
+        self._mark = f"{folder}/{_MARKS}/{self.name}"
+        os.makedirs(os.path.dirname(self._mark), 0o700, exist_ok=True)
         while True:
             self._descriptor = os.open(self._mark, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
@@ -128,12 +166,12 @@ class Writer:
             os.close(self._descriptor)  # another process took it for a dead one's, before it was locked
 
     def __repr__(self) -> str:
-        return f"<Writer {self.name} in {self._folder}>"
+        return f"<Writer {self._mark}>"
 
     def close(self) -> None:
         """Give the mark and the spare files up."""
         os.close(self._descriptor)
-        self._mark.unlink(missing_ok=True)
+        unlink(self._mark)
         self.discard()
 
     def drop(self) -> None:
@@ -144,18 +182,19 @@ class Writer:
         """Unlink the spare files."""
         with self._lock:
             for spare in self._spares:
-                spare.path.unlink(missing_ok=True)
+                unlink(spare.path)
             self._spares.clear()
             self._contents.clear()
+            self._contents_size = 0
 
     def new_name(self) -> str:
         """Return a name for a file of this process, never given before."""
         return f"{self.name}.{next(self._numbers)}"
 
-    def write(self, path: Path, parts: Sequence[Buffer], size: int) -> None:
+    def write(self, path: str, parts: Sequence[Buffer], size: int) -> None:
         """Write a file under a new name; nothing is left of one that could not be written.
 
-        It may be longer than what is written.
+        Its folder is made if it is missing. It may be longer than what is written.
 
         Args:
             path: the file, whose name is from `new_name`.
@@ -163,49 +202,55 @@ class Writer:
             size: how many there are.
 
         Raises:
-            FileNotFoundError: its folder is not there.
             OSError: no room, or no right.
         """
         spare = self._take(size)
         if spare is None:
-            self._keep(*_write_new(path, parts))
-            return
-        start = 0
-        for part in parts:
-            view = memoryview(part).cast("B")
-            spare.content[start : start + len(view)] = view
-            start += len(view)
-        try:
-            spare.path.rename(path)
-        except BaseException:
-            spare.path.unlink(missing_ok=True)
-            raise
-        self._keep(path.stat().st_ino, spare.content)
+            try:
+                content = _write_new(path, parts)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+                content = _write_new(path, parts)
+        else:
+            content = spare.content
+            start = 0
+            for part in parts:
+                view = memoryview(part).cast("B")
+                content[start : start + len(view)] = view
+                start += len(view)
+            self._name(spare.path, path)
+        self._keep(os.stat(path).st_ino, content)
 
-    def give_back(self, path: Path) -> None:
+    def give_back(self, path: str) -> None:
         """Take a file's name away, and keep it to be written again when it has no other name.
 
         The name goes first: whoever reads it meanwhile looks, afterwards, whether the file still has its name.
         """
-        spare = self._folder / _SPARES / self.new_name()
+        spare = f"{self._spare}/{self.new_name()}"
         try:
-            path.rename(spare)
+            _rename(path, spare)
         except FileNotFoundError:
-            spare.parent.mkdir(mode=0o700, exist_ok=True)
-            try:
-                path.rename(spare)
-            except FileNotFoundError:
-                return  # another process was faster
-        status = spare.stat()
+            return  # another process was faster
+        status = os.stat(spare)
         with self._lock:
-            content = self._contents.pop(status.st_ino, None)
-            room = _SPARE_BYTES - sum(len(each.content) for each in self._spares)
-            if content and status.st_nlink == 1 and len(content) <= room and len(self._spares) < _SPARE_FILES:
-                self._spares.append(Spare(spare, content))
-                return
-            if content and status.st_nlink > 1:
-                self._contents[status.st_ino] = content  # until its last name is given back
-        spare.unlink()
+            content = self._contents.get(status.st_ino)
+            if content is not None and status.st_nlink == 1:
+                del self._contents[status.st_ino]
+                self._contents_size -= len(content)
+                room = _SPARE_BYTES - sum(len(each.content) for each in self._spares)
+                if len(content) <= room and len(self._spares) < _SPARE_FILES:
+                    self._spares.append(Spare(spare, content))
+                    return
+        os.unlink(spare)
+
+    @staticmethod
+    def _name(spare: str, path: str) -> None:
+        """Give a file that was written again its new name."""
+        try:
+            _rename(spare, path)
+        except BaseException:
+            unlink(spare)
+            raise
 
     def _take(self, size: int) -> Spare | None:
         with self._lock:
@@ -219,12 +264,12 @@ class Writer:
         """Keep the content of a file that was written, so that it can be written again."""
         with self._lock:
             self._contents[inode] = content
-            size = sum(map(len, self._contents.values()))
-            while size > _KEPT_BYTES or len(self._contents) > _KEPT_FILES:
-                size -= len(self._contents.pop(next(iter(self._contents))))
+            self._contents_size += len(content)
+            while self._contents_size > _KEPT_BYTES or len(self._contents) > _KEPT_FILES:
+                self._contents_size -= len(self._contents.pop(next(iter(self._contents))))
 
 
-_writers: dict[Path, Writer] = {}
+_writers: dict[str, Writer] = {}
 _lock = threading.Lock()
 
 
@@ -245,23 +290,38 @@ def _discard_spares() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def writer(folder: Path) -> Writer:
+def writer(folder: str) -> Writer:
     """Return this process's writer in a folder, made when it is first needed; the same for all its threads."""
-    with _lock:
-        if folder not in _writers:
-            _writers[folder] = Writer(folder)
-        return _writers[folder]
+    found = _writers.get(folder)
+    if found is None:
+        with _lock:
+            found = _writers.get(folder) or Writer(folder)
+            _writers[folder] = found
+    return found
 
 
-def end_writing(folder: Path) -> None:
+def end_writing(folder: str) -> None:
     """Close this process's writer in a folder."""
     with _lock:
         if (given := _writers.pop(folder, None)) is not None:
             given.close()
 
 
-def _write_new(path: Path, parts: Sequence[Buffer]) -> tuple[int, mmap.mmap]:
-    """Write a new file; return its inode and its content, writable."""
+def _rename(old: str, new: str) -> None:
+    """Rename a file; the new name's folder is made if it is missing: another process may have removed it, empty.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        os.rename(old, new)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(new), 0o700, exist_ok=True)
+        os.rename(old, new)
+
+
+def _write_new(path: str, parts: Sequence[Buffer]) -> mmap.mmap:
+    """Write a new file; return its content, writable."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         rest = [memoryview(part).cast("B") for part in parts if len(part)]
@@ -271,51 +331,44 @@ def _write_new(path: Path, parts: Sequence[Buffer]) -> tuple[int, mmap.mmap]:
                 written -= len(rest.pop(0))
             if written:
                 rest[0] = rest[0][written:]
-        return os.fstat(descriptor).st_ino, mmap.mmap(descriptor, 0)
+        return mmap.mmap(descriptor, 0)
     except BaseException:
-        path.unlink()
+        os.unlink(path)
         raise
     finally:
         os.close(descriptor)
 
 
-def abandoned(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder whose writers are dead; their marks are removed behind them.
+def abandoned(folder: str) -> Iterator[str]:
+    """Yield the files in a folder's folders whose writers are dead; their marks are removed behind them.
 
     Names of files begin with the name of their writer's mark, and a dot.
     """
     dead: dict[str, bool] = {}
-    for place in sorted(folder.iterdir()):
-        if place.name == _MARKS or not place.is_dir():
+    for place in listed(folder):
+        if os.path.basename(place) == _MARKS or not os.path.isdir(place):
             continue
-        for path in _listed(place):
-            name = path.name.partition(".")[0]
+        for path in listed(place):
+            name = os.path.basename(path).partition(".")[0]
             if name not in dead:
-                dead[name] = _is_dead(folder / _MARKS / name)
+                dead[name] = _is_dead(f"{folder}/{_MARKS}/{name}")
             if dead[name]:
                 yield path
-    for path in _listed(folder / _MARKS):
-        if path.name not in dead:
+    for path in listed(f"{folder}/{_MARKS}"):
+        if os.path.basename(path) not in dead:
             _is_dead(path)
 
 
-def living(folder: Path) -> bool:
+def living(folder: str) -> bool:
     """Tell whether any process writes in a folder; marks of dead ones are removed."""
-    dead = [_is_dead(path) for path in _listed(folder / _MARKS)]
+    dead = [_is_dead(path) for path in listed(f"{folder}/{_MARKS}")]
     return not all(dead)
 
 
-def _listed(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except FileNotFoundError:
-        return []
-
-
-def _is_dead(path: Path) -> bool:
+def _is_dead(mark: str) -> bool:
     """Tell whether the process of a mark is dead, and remove the mark if so."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(mark, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
     try:
@@ -323,7 +376,7 @@ def _is_dead(path: Path) -> bool:
     except BlockingIOError:
         return False
     else:
-        path.unlink(missing_ok=True)
+        unlink(mark)
         return True
     finally:
         os.close(descriptor)

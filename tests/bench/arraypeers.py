@@ -19,6 +19,10 @@ from typing import Any
 import numpy as np
 import redis
 
+from shareddata import SharedMemory
+from shareddata.frames import FrameFile
+from shareddata.sensors import SensorReader, SensorWriter
+
 PAGE = 4096
 SUM = struct.Struct("=Q")
 VALUES = {  # what is handed over: its shape and type
@@ -37,6 +41,52 @@ def arrays(kind: str) -> list[Any]:
 def touched(value: Any) -> int:
     """Return the sum of every 4096th byte of an array."""
     return int(value.reshape(-1).view(np.uint8)[::PAGE].sum())
+
+
+class Frames:
+    """This library: frames appended to a FrameFile."""
+
+    def __init__(self, address: str, kind: str) -> None:
+        self.shape, self.dtype = VALUES[kind]
+        self.shm = SharedMemory(url=address)
+        self.data: Any = None
+
+    def write(self, value: Any) -> None:
+        if self.data is None:
+            file = FrameFile(NAME, self.shm, "w")
+            shape, limits, chunks = (0, *self.shape), (None, *self.shape), (1, *self.shape)
+            self.data = file.create_dataset("data", shape, self.dtype, maxshape=limits, chunks=chunks, keep=8)
+        self.data.append(value)
+
+    def read(self) -> Any:
+        if self.data is None:
+            self.data = FrameFile(NAME, self.shm)["data"]
+        self.data.refresh()
+        return self.data[-1]
+
+    def close(self) -> None:
+        self.shm.close()
+
+
+class Sensor:
+    """This library: the newest value of a sensor."""
+
+    def __init__(self, address: str, kind: str) -> None:
+        self.shm = SharedMemory(url=address)
+        self.writer = SensorWriter(NAME, kind, self.shm)
+        self.reader: SensorReader | None = None
+        self.kind = kind
+
+    def write(self, value: Any) -> None:
+        self.writer.write("value", value)
+
+    def read(self) -> Any:
+        if self.reader is None:
+            self.reader = SensorReader(NAME, self.kind, self.shm)
+        return self.reader.value
+
+    def close(self) -> None:
+        self.shm.close()
 
 
 class RedisPy:
@@ -76,7 +126,12 @@ class File:
         self.path.unlink(missing_ok=True)
 
 
-CONTENDERS: dict[str, Callable[[str, str], Any]] = {"redis-py": RedisPy, "file": File}
+CONTENDERS: dict[str, Callable[[str, str], Any]] = {
+    "FrameFile": Frames,
+    "sensor": Sensor,
+    "redis-py": RedisPy,
+    "file": File,
+}
 
 
 def main() -> None:

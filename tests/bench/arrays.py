@@ -4,18 +4,22 @@
 
 A figure is the time from just before the write to the reader's acknowledgement: writer and reader take turns, the
 writer says through a pipe that there is a value, the reader answers through another one with the sum of every 4096th
-byte, which is compared. C sends SET and GET (arrayfloor.c). Rounds are interleaved; the processes are where the system
-puts them. TCP is the loopback.
+byte, which is compared. C sends SET and GET (arrayfloor.c). Rounds are interleaved. Server, writer and reader are on
+one core, so that a figure is the work that they do, and in the long form again where the system puts them. TCP is the
+loopback.
 """
 
 import gc
+import itertools
 import json
+import math
 import os
 import socket
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +33,7 @@ HERE = Path(__file__).parent
 TITLES = {"frame": "1024 x 1024 uint16, 2 MB", "picture": "2000 x 1000 RGB, 6 MB"}
 WANTED = {"one machine": 5.0, "TCP": 0.9}
 FLOOR = "C"
+PER_ROUND = 100_000_000  # bytes handed over by each contender
 
 
 @dataclass
@@ -37,6 +42,7 @@ class Row:
 
     title: str
     where: str
+    cores: str
     figures: dict[str, list[float]]
 
     def cells(self) -> list[str]:
@@ -46,7 +52,7 @@ class Row:
         for name in CONTENDERS:
             found = [floor / own for floor, own in zip(self.figures[FLOOR], self.figures[name])]
             ratios.append(f"{statistics.median(found):.2f} ({min(found):.2f}..{max(found):.2f})")
-        return [self.title, self.where, *times, *ratios, f"{WANTED[self.where]:g}"]
+        return [self.title, f"{self.where}, {self.cores}", *times, *ratios, f"{WANTED[self.where]:g}"]
 
 
 def header() -> list[str]:
@@ -99,22 +105,18 @@ def build_floor(folder: str) -> str:
     return program
 
 
-def measure_row(floor: str, addresses: tuple[str, str], kind: str, where: str, rounds: int) -> Row:
+def measure_row(floor: str, addresses: tuple[str, str], row: Row, kind: str, rounds: int) -> None:
     """Time every contender, one after the other in each round."""
     of_floor, address = addresses
     shape, dtype = VALUES[kind]
-    size = dtype.itemsize
-    for length in shape:
-        size *= length
-    count = 100_000_000 // size
-    row = Row(TITLES[kind], where, {name: [] for name in (FLOOR, *CONTENDERS)})
+    size = math.prod(shape) * dtype.itemsize
+    count = PER_ROUND // size
     with ExitStack() as stack:
         pairs = {name: stack.enter_context(Pair(name, address, kind)) for name in CONTENDERS}
         for _ in range(rounds):
             row.figures[FLOOR].append(float(subprocess.check_output([floor, of_floor, str(size), str(count)])))
             for name, pair in pairs.items():
                 row.figures[name].append(pair.timed(count))
-    return row
 
 
 def free_port() -> int:
@@ -124,20 +126,30 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def measure(folder: str, executable: str, rounds: int) -> list[Row]:
-    """Return the rows."""
-    floor, port = build_floor(folder), free_port()
+def measure(folder: str, executable: str, quick: bool, place: Callable[[int, set[int]], None]) -> list[Row]:
+    """Return the rows.
+
+    Args:
+        folder: for the server and the C program.
+        executable: the server's.
+        quick: fewer rounds, and on one core only.
+        place: puts the server, this process and what it starts on these cores.
+    """
+    floor, port, cores = build_floor(folder), free_port(), os.sched_getaffinity(0)
     options = ("--appendonly", "no", "--bind", "127.0.0.1", "--port", str(port))
+    rows = []
     with Server(f"{folder}/server", executable=executable, options=options) as server:
         ways = {
             "one machine": (f"unix:{server.socket_path}", server.url),
             "TCP": (f"tcp:{port}", f"redis://127.0.0.1:{port}"),
         }
-        return [
-            measure_row(floor, addresses, kind, where, rounds)
-            for kind in VALUES
-            for where, addresses in ways.items()
-        ]
+        for used in [{max(cores)}] if quick else [{max(cores)}, cores]:
+            place(server.pid, used)
+            named = f"{len(used)} core{'s' * (len(used) > 1)}"
+            for kind, (where, addresses) in itertools.product(VALUES, ways.items()):
+                rows.append(Row(TITLES[kind], where, named, {name: [] for name in (FLOOR, *CONTENDERS)}))
+                measure_row(floor, addresses, rows[-1], kind, 3 if quick else 9)
+    return rows
 
 
 NOTES = (

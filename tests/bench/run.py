@@ -187,7 +187,7 @@ def run_logs(executable: str, quick: bool) -> str:
 def run_arrays(executable: str, quick: bool, json: str) -> str:
     """Take the array rows; return them in Markdown."""
     with tempfile.TemporaryDirectory(prefix="bench") as folder:
-        rows = measure_arrays(folder, executable, 3 if quick else 9)
+        rows = measure_arrays(folder, executable, quick, place)
     if json:
         save_arrays(json, rows, executable)
     return arrays_markdown(rows, executable)

@@ -48,7 +48,7 @@ def test_after_kills_references_and_files_are_the_same(
 
         def references() -> set[Path]:
             stored = [*client.hvals("k"), *(fields[b"v"] for _, fields in client.xrange("s"))]
-            return {large._parsed(each).path for each in stored}
+            return {Path(large._parsed(each).path) for each in stored}
 
         left_behind = 0
         for _ in range(100 if full else 15):
