@@ -66,7 +66,8 @@ def forget(shm: SharedMemory, archiver: str) -> int:
     Raises:
         UnknownData: no stream knows it; the message names those that are known.
 
-    Redis: SMEMBERS, XINFO GROUPS; MULTI, XGROUP DESTROY, INCR, EXEC for each stream; HGETALL, HDEL; as `EventStream.trim`.
+    Redis: SMEMBERS, XINFO GROUPS; MULTI, XGROUP DESTROY, INCR, EXEC for each stream; HGETALL, HDEL; as
+    `EventStream.trim`.
     """
     connection = shm.connect("backlogs")
     try:

@@ -31,6 +31,7 @@ from shareddata import (
     sensorcli,
     server,
     table,
+    trustcli,
     watch,
 )
 from shareddata.codec import decoder
@@ -74,7 +75,8 @@ def init(where: Where, env_init: str | None = None, keep: bool = False, prune: b
 
 
 def _summary(record: Record) -> list[str]:
-    return [record.name, arguments.count(len(record.fields) - 2, "field"), record.owner, table.clean(record.doc)]
+    counted = arguments.count(len(record.fields) - 2, "field")
+    return [record.name, counted, table.clean(record.owner), table.clean(record.doc)]
 
 
 @command(
@@ -105,7 +107,7 @@ def check(json: bool = False, *files: str) -> int:
         wrong[str(error).partition(":")[0]] = str(error)
     if json:
         records = {file: list(found[file]) for file in found}
-        print(json_text.dumps({"ok": not wrong, "records": records, "errors": wrong}, ensure_ascii=False))
+        print(table.dumps({"ok": not wrong, "records": records, "errors": wrong}))
         return int(bool(wrong))
     for message in wrong.values():
         print(message, file=sys.stderr)
@@ -129,7 +131,7 @@ def list_(where: Where, json: bool = False) -> None:
         views, now = watch.snapshot(shm, shm.names()), shm.clock.now()
         if json:
             found = {view.record.name: _as_json(view, now) for view in views}
-            print(json_text.dumps(found, ensure_ascii=False, indent=1))
+            print(table.dumps(found, indent=1))
             return
         if not views:
             print(f"{shm.url}: no record is described: shareddata init FILE...", file=sys.stderr)
@@ -137,7 +139,8 @@ def list_(where: Where, json: bool = False) -> None:
     rows = [("RECORD", "OWNER", "AGE", "FIELDS", "WHAT IT IS")]
     for view in views:
         record = view.record
-        rows.append((record.name, record.owner, _last(view, now), _fields(record), table.clean(record.doc)))
+        owner, doc = table.clean(record.owner), table.clean(record.doc)
+        rows.append((record.name, owner, _last(view, now), _fields(record), doc))
     print("\n".join(table.grid(rows, right=[2])))
 
 
@@ -494,6 +497,7 @@ COMMANDS: dict[str, Command] = {
             logcli.forward_,
             sensorcli.sensor,
             archivecli.archive_,
+            trustcli.acl_,
         ),
         *(serve, new, demo_),
     )

@@ -11,8 +11,9 @@ Invariants:
 """
 
 import os
+import re
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from shareddata import csvlog
 from shareddata.csvlog import CsvLog
 from shareddata.data import Data
 from shareddata.datadesc import Record
-from shareddata.errors import FieldError, UnknownData
+from shareddata.errors import FieldError, ServerRefused, UnknownData
 from shareddata.fifo import Fifo
 from shareddata.lease import Lease
 from shareddata.listen import Listener
@@ -194,13 +195,16 @@ class DataDict:
             answers = answers or writer.read(group.request, layouts)  # void when another program took a record
         return answers
 
-    def _claim(self, records: Iterable[Record]) -> None:
+    def _claim(self, records: Sequence[Record]) -> None:
         """Become the writer of the records that have an owner."""
         held = self._lease
         owners = {each.name: each.owner for each in records if each.owner and not (held and held.holds(each.name))}
         if owners:
             lease = held or Lease(self._writer, self.shm, self.app_name)
-            lease.claim(owners, self.take_over)
+            try:
+                lease.claim(owners, self.take_over)
+            except ServerRefused as error:
+                raise _with_owners(error, [each for each in records if each.name in owners]) from None
             self._lease = lease
 
     def _csv(self, layout: Layout) -> CsvLog | None:
@@ -253,12 +257,15 @@ class DataDict:
             if data.may_expire or data.expire is not None:
                 parts.append(layout.expiry(data.expire))
                 subjects.append(layout)
-        if self._lease is not None:
-            self._lease.transact(transaction(parts), subjects, staged)
-        elif len(subjects) == 1:
-            writer.command(b"".join(parts))
-        else:
-            writer.transact(transaction(parts), subjects)
+        try:
+            if self._lease is not None:
+                self._lease.transact(transaction(parts), subjects, staged)
+            elif len(subjects) == 1:
+                writer.command(b"".join(parts))
+            else:
+                writer.transact(transaction(parts), subjects)
+        except ServerRefused as error:
+            raise _with_owners(error, [data.layout.record for data in staged]) from None
         return self._flushed()
 
     def write(self, timestamp: float | None = None) -> int:
@@ -345,6 +352,15 @@ class DataDict:
         for data in self._written.values():
             if data.csv is not None:
                 data.csv.reopen()
+
+
+def _with_owners(error: ServerRefused, records: Sequence[Record]) -> ServerRefused:
+    """Return the error for a lack of rights with the names of those who have them."""
+    if "NOPERM" not in str(error):
+        return error
+    named = [each for each in records if re.search(rf"record {re.escape(each.name)}\b", str(error))] or records
+    whose = ", ".join(f"{each.name} {f'belongs to {each.owner}' if each.owner else 'has no owner'}" for each in named)
+    return ServerRefused(f"{error} ({whose})", outcome_unknown=error.outcome_unknown)
 
 
 def _listed(names: Iterable[str]) -> list[str]:

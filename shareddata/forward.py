@@ -35,7 +35,7 @@ from shareddata.errors import (
 )
 from shareddata.login import TO_PREFIX
 from shareddata.numbered import Numbered
-from shareddata.table import clip, grid
+from shareddata.table import clean, clip, grid
 from shareddata.wire import question
 
 log = logging.getLogger("shareddata")
@@ -499,7 +499,7 @@ class Display:
         self._sent, self._told_at, self._trouble = sent, now, forward.trouble
         text = f"{time.strftime('%H:%M:%S', time.gmtime())} UTC  {self._text(progress, sent)}"
         if forward.trouble:
-            text += f"  {forward.trouble}"
+            text += f"  {clean(forward.trouble)}"
         if self._terminal:
             columns = os.get_terminal_size(self._out.fileno()).columns or 80
             self._out.write(f"\r\x1b[K{clip(text, columns - 1)}")

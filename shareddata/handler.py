@@ -32,6 +32,7 @@ from shareddata.errors import ServerError, SharedDataError
 from shareddata.login import check_typed
 from shareddata.memory import SharedMemory
 from shareddata.serialline import SerialLine
+from shareddata.table import clean
 
 T = TypeVar("T")
 Records = Mapping[str, Mapping[str, Any]]
@@ -502,4 +503,4 @@ def _run(
     except (SharedDataError, ImportError, OSError) as error:
         if common["do_debug"]:
             raise
-        sys.exit(f"{common['app_name']}: {error}")
+        sys.exit(f"{common['app_name']}: {clean(str(error))}")

@@ -157,12 +157,13 @@ class Lease:
 
         Redis: MULTI, SET, DEL, EXEC, WATCH, MGET.
         """
-        leases = [self._keys.lease(name) for name in names]
+        names = [*names]
+        leases, subject = [self._keys.lease(name) for name in names], f"the lease of record {names[0]}"
         fence = self._keys.fence(self._scope, self._id)
         request = transaction([self._alive, pack("DEL", fence)])  # what the fence told is looked at now
         guard = pack("WATCH", fence, *leases) + pack("MGET", *leases)
         self._connection.settle()
-        while not self._connection.transact(request, ["the lease"] * 2, guard):
+        while not self._connection.transact(request, [subject] * 2, guard):
             pass  # what was watched before was touched; that is over
         found: Any = self._connection.guarded
         return {name: _holder(text) for name, text in zip(names, found)}
@@ -173,12 +174,13 @@ class Lease:
         Returns:
             False when somebody was quicker.
         """
+        subjects = [f"the lease of record {name}" for name in names]
         commands = [pack("SET", self._keys.lease(name), self._token) for name in names]
         for scope, identity in {(str(each.get("owner")), str(each.get("id"))) for each in others.values()}:
             fence = self._keys.fence(scope, identity)
             commands.append(pack("SET", fence, self._token, "PX", int(_FENCED * 1000)))
         commands.append(self._alive)
-        return self._transact(transaction(commands), ["the lease"] * len(commands))
+        return self._transact(transaction(commands), subjects + ["a lease"] * (len(commands) - len(subjects)))
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

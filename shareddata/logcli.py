@@ -7,7 +7,6 @@ must not know keys, sockets or how anything is done. Invariants:
 2. What was missed, lost or damaged is told on standard error and by the exit code, never left out in silence.
 """
 
-import json as json_text
 import os
 import sys
 import time
@@ -68,7 +67,7 @@ def record_(
             with arguments.progress(lambda: _recording(recorder)) as show:
                 recorder.run(seconds, show)
     if json:
-        print(json_text.dumps([row._asdict() for row in recorder.table()], ensure_ascii=False))
+        print(table.dumps([row._asdict() for row in recorder.table()]))
         return
     done = recorder.table()
     rows = [
@@ -158,7 +157,7 @@ def _playing(play: replay.Replay) -> str:
 def _tell_played(play: replay.Replay, json: bool, seconds: float) -> None:
     played = list(play.played.values())
     if json:
-        print(json_text.dumps([vars(each) for each in played], ensure_ascii=False))
+        print(table.dumps([vars(each) for each in played]))
         return
     rows = [(each.name, arguments.when(each.first), arguments.when(each.last), str(each.count)) for each in played]
     print("\n".join(table.grid([("RECORD", "FIRST", "LAST", "PLAYED"), *rows], right=[3])))
@@ -180,6 +179,7 @@ def _tell_played(play: replay.Replay, json: bool, seconds: float) -> None:
     to=("What was received before then", "option", "t", str, None, "WHEN"),
     format=("Format, where the file's extension does not tell", "option", "m", str, export.FORMATS, "FORMAT"),
     force=("Replace files that are there", "flag", "x"),
+    exact=("CSV: texts as they are; without it what a spreadsheet takes for a formula begins with '", "flag", "e"),
     names=("Records; all if none is given", "positional", None, str, None, "NAME"),
 )
 def export_(
@@ -192,12 +192,14 @@ def export_(
     to: str | None = None,
     format: str | None = None,
     force: bool = False,
+    exact: bool = False,
     *names: str,
 ) -> int:
     """Write histories, a log or a recording into files for other programs: CSV, Parquet, HDF5 (NeXus) or MCAP.
 
-    Values, times and units are exact; what a format cannot hold is an error, and leaves no file behind. A file has its
-    name when it is whole. Times are UTC. The exit code is 1 when something could not be read and was left out.
+    Values, times and units are exact (texts in CSV: with --exact); what a format cannot hold is an error, and leaves no
+    file behind. A file has its name when it is whole. Times are UTC. The exit code is 1 when something could not be
+    read and was left out.
 
     Examples:
       shareddata export battery.csv BATTERY__measures
@@ -213,14 +215,14 @@ def export_(
     begin, end = arguments.ago(from_, "--from"), arguments.ago(to, "--to")
     export.format_of(Path(target), format)  # before anything is waited for
     if recording:
-        return _export(rowsources.RecordingSource([recording], names, begin, end), target, format, force)
+        return _export(rowsources.RecordingSource([recording], names, begin, end), target, format, force, exact)
     with where.open(arguments.SOON) as shm:
         if log:
-            return _export(rowsources.LogSource(shm, log, time, begin, end), target, format, force)
-        return _export(rowsources.HistorySource(shm, names, begin, end), target, format, force)
+            return _export(rowsources.LogSource(shm, log, time, begin, end), target, format, force, exact)
+        return _export(rowsources.HistorySource(shm, names, begin, end), target, format, force, exact)
 
 
-def _export(source: rowsources.Source, target: str, form: str | None, force: bool) -> int:
+def _export(source: rowsources.Source, target: str, form: str | None, force: bool, exact: bool) -> int:
     line = ""
 
     def tell(part: float, rows: int) -> None:
@@ -229,7 +231,7 @@ def _export(source: rowsources.Source, target: str, form: str | None, force: boo
         show(None)
 
     with arguments.progress(lambda: line) as show:
-        done = export.export(source, target, form, force=force, progress=tell)
+        done = export.export(source, target, form, force=force, exact=exact, progress=tell)
     rows = [
         (each.name, str(each.rows), arguments.at(each.first), arguments.at(each.last), str(each.file)) for each in done
     ]
@@ -302,7 +304,7 @@ def log(
 def _log_list(shm: SharedMemory, json: bool) -> int:
     states = logs.states(shm)
     if json:
-        print(json_text.dumps({state.name: state.as_json() for state in states}, ensure_ascii=False, indent=1))
+        print(table.dumps({state.name: state.as_json() for state in states}, indent=1))
         return 0
     if not states:
         print(f"{shm.url}: there is no log", file=sys.stderr)
@@ -319,7 +321,7 @@ def _log_list(shm: SharedMemory, json: bool) -> int:
 
 def _log_stats(state: logs.State, json: bool) -> int:
     if json:
-        print(json_text.dumps(state.as_json(), ensure_ascii=False, indent=1))
+        print(table.dumps(state.as_json(), indent=1))
         return 0
     held = f"{state.length}, numbers {state.first} to {state.last}" if state.length else f"0, the last was {state.last}"
     size = "the server does not tell" if state.size is None else f"{state.size} bytes"
@@ -365,13 +367,13 @@ def _log_line(look: logs.Look, seqn: int, tag: int | None, values: Sequence[Any]
     if not json:
         return f"{seqn}  {values if tag is None or len(look.formats) == 1 else (tag, values)}"
     shown = [each.hex() if isinstance(each, bytes) else table.strict(each) for each in values]
-    return json_text.dumps({"seqn": seqn, "tag": tag, "values": shown})
+    return table.dumps({"seqn": seqn, "tag": tag, "values": shown})
 
 
 def _log_verify(look: logs.Look, json: bool) -> int:
     found = look.verify()
     if json:
-        print(json_text.dumps({"whole": found.whole, **asdict(found)}))
+        print(table.dumps({"whole": found.whole, **asdict(found)}))
         return int(not found.whole)
     for first, last in found.gaps:
         print(f"missing: {first}" if first == last else f"missing: {first} to {last}, {last - first + 1} records")
@@ -388,7 +390,7 @@ def _log_verify(look: logs.Look, json: bool) -> int:
 
 def _log_trim(done: logs.Trimmed, json: bool) -> int:
     if json:
-        print(json_text.dumps(done._asdict()))
+        print(table.dumps(done._asdict()))
         return 0
     print(f"{arguments.count(done.dropped, 'record')} dropped, below {done.below}")
     for cursor, lost in done.lost.items():

@@ -41,6 +41,11 @@ def check_name(name: str, what: str = "record") -> str:
     return name
 
 
+def is_log_name(name: str) -> bool:
+    """Tell whether a log may have this name."""
+    return bool(_LOG_NAME.fullmatch(name))
+
+
 def check_log_name(name: str, what: str = "log") -> str:
     """Return a name that a log may have: a record's, or several joined by slashes.
 

@@ -2,7 +2,7 @@
 
 It knows descriptions, trames and the width of characters. It must not know sockets, files or terminals. Invariants:
 
-1. Nothing that comes from a record reaches a terminal as a control character.
+1. Nothing that comes from a server reaches a terminal as a control character, in JSON neither.
 2. No line is wider than it was asked to be, and no table higher.
 3. What is out of limits, old or missing is told in words, never by colour alone.
 4. The JSON forms are strict JSON: NaN and infinities are the strings "NaN", "Infinity" and "-Infinity".
@@ -193,6 +193,18 @@ def strict(value: Any) -> Any:
     return [strict(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def dumps(value: Any, indent: int | None = None) -> str:
+    r"""Return a value as strict JSON that may be shown on a terminal: what is not printable is escaped.
+
+    >>> print(dumps({"voltage": "12 V" + chr(0x9b) + "2J", "charge": float("nan")}))
+    {"voltage": "12 V\u009b2J", "charge": "NaN"}
+    """
+    text = json.dumps(strict(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
 def as_json(view: View, fields: Sequence[str] = (), **more: Any) -> str:
     """Return a record as one line of JSON: record, values (null when there are none), out_of_limits, what is wrong.
 
@@ -204,8 +216,7 @@ def as_json(view: View, fields: Sequence[str] = (), **more: Any) -> str:
     values = view.trame and {name: strict(each) for name, each in view.trame._asdict().items() if _in(name, fields)}
     outside = [name for name in view.record.out_of_limits(view.trame) if _in(name, fields)] if view.trame else []
     content = {"record": view.record.name, "values": values, "out_of_limits": outside}
-    content |= more | ({"damage": view.damage} if view.damage else {})
-    return json.dumps(content, ensure_ascii=False, allow_nan=False)
+    return dumps(content | more | ({"damage": view.damage} if view.damage else {}))
 
 
 def ages(view: View, now: float) -> dict[str, Any]:
@@ -248,12 +259,13 @@ def pad(text: str, width: int, right: bool = False) -> str:
 
 
 def grid(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Return rows as lines with aligned columns.
+    """Return rows as lines with aligned columns; what is not printable is escaped.
 
     Args:
         rows: of the same length.
         right: the columns that are aligned to the right.
     """
+    rows = [[*map(clean, row)] for row in rows]
     widths = [max(map(width_of, column)) for column in zip(*rows)]
     padded = ((pad(cell, width, i in right) for i, (cell, width) in enumerate(zip(row, widths))) for row in rows)
     return [_GAP.join(cells).rstrip() for cells in padded]
