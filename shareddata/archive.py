@@ -24,8 +24,10 @@ from shareddata.archiver import DataArchiver, Status
 from shareddata.errors import DescriptionError, SharedDataError
 from shareddata.events import Emitter, emit
 from shareddata.filearchive import ArrayArchiver, JsonArchiver
+from shareddata.hdf5archive import Hdf5Archiver
 from shareddata.memory import SharedMemory
 from shareddata.paths import FileName
+from shareddata.subscription import check
 
 HERODataArchiver = DataArchiver
 
@@ -35,6 +37,7 @@ __all__ = [
     "DataArchiver",
     "Emitter",
     "HERODataArchiver",
+    "Hdf5Archiver",
     "JsonArchiver",
     "Status",
     "configured",
@@ -44,7 +47,11 @@ __all__ = [
 
 Config = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str]
 
-_OURS: dict[str, type[DataArchiver]] = {"ArrayArchiver": ArrayArchiver, "JsonArchiver": JsonArchiver}
+_OURS: dict[str, type[DataArchiver]] = {
+    "ArrayArchiver": ArrayArchiver,
+    "Hdf5Archiver": Hdf5Archiver,
+    "JsonArchiver": JsonArchiver,
+}
 _ROOMS = ("shareddata.archive", "herostools.actor", "herostools.actor.data_archiver", "")
 
 
@@ -121,6 +128,7 @@ class Configured:
         for name, parameter in known.items():
             if parameter.default is parameter.empty and name not in self.arguments and name != "self":
                 raise DescriptionError(f"{self._where}: {self.kind.__name__} needs the argument {name!r}")
+        check(self.name or "x", self.arguments["object_selector"], self.arguments["event_name"])
         if "save_template" in known:
             FileName(self.arguments["save_template"], self.arguments.get("root"))
 

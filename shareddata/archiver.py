@@ -161,7 +161,11 @@ class DataArchiver(ABC):
         if shm and subscribe:
             self._subscription = Subscription(shm, self.name, object_selector, event_name, since)
         self._ledger = Ledger(self._shm, self.name) if self._shm else None
-        self._prepare()
+        try:
+            self._prepare()
+        except BaseException:
+            self._close_connections()
+            raise
         self._reader_thread = threading.Thread(target=self._read, name=f"events for {self.name}", daemon=True)
         self._worker_thread = threading.Thread(target=self._process_queue, name=f"archiver {self.name}", daemon=True)
         self._reader_thread.start()
@@ -211,11 +215,7 @@ class DataArchiver(ABC):
     def _prepare(self) -> None:
         """Take part in the streams; called once, before anything is stored."""
         if self._subscription and self._ledger:
-            try:
-                self._subscription.begin()
-            except BaseException:
-                self._subscription.close()
-                raise
+            self._subscription.begin()
             for stream in self._subscription.streams.values():
                 self._ledger.look_at(stream)  # what a killed one had acknowledged is still there
 
@@ -333,7 +333,11 @@ class DataArchiver(ABC):
                 self._process(work)
             self._current = None
             self._trim(idle=self._payload_queue.empty())
+        self._end()
         self._trim(idle=True)
+
+    def _end(self) -> None:  # noqa: B027  most have nothing to do
+        """Do what is due after the last event; called in the worker's thread."""
 
     def _next(self, ended: bool) -> Work | None:
         """Return the next event to be stored, one that failed when its time has come; None at the end.
@@ -494,6 +498,9 @@ class DataArchiver(ABC):
         Redis: as for the events.
         """
         self._stop()
+        self._close_connections()
+
+    def _close_connections(self) -> None:
         for each in (self._subscription, self._ledger):
             if each:
                 each.close()

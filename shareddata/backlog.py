@@ -66,7 +66,7 @@ def forget(shm: SharedMemory, archiver: str) -> int:
     Raises:
         UnknownData: no stream knows it; the message names those that are known.
 
-    Redis: SMEMBERS, XINFO GROUPS; MULTI, XGROUP DESTROY, INCR, EXEC for each stream; HGETALL, HDEL; as
+    Redis: SMEMBERS; XINFO GROUPS, MULTI, XGROUP DESTROY, INCR, EXEC for each stream; HGETALL, HDEL; as
     `EventStream.trim`.
     """
     connection = shm.connect("backlogs")
@@ -85,8 +85,8 @@ def forget(shm: SharedMemory, archiver: str) -> int:
         if not count:
             raise UnknownData(f"{shm.url}: no archiver {archiver!r}: there are {', '.join(sorted(known)) or 'none'}")
         notes = connection.ask("HGETALL", shm.keys.archived())
-        own = {name for name in notes if name.startswith(note_of(archiver, "").encode())}
-        gone = [*own, *(path for path, name in notes.items() if name in own)]
+        mark = note_of(archiver, "").encode()
+        gone = [name for name, value in notes.items() if name.startswith(mark) or value.startswith(mark)]
         if gone:
             connection.call("HDEL", shm.keys.archived(), *gone)
         return count

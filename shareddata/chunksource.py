@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from shareddata.datasource import SliceDict
-from shareddata.errors import FrameError, NoSuchFrame
-from shareddata.growing import Finish, Patience, file_of
+from shareddata.errors import FrameError, NoMoreFrames, NoSuchFrame
+from shareddata.growing import Finish, Patience, file_of, gone
 from shareddata.handles import Handle, describe, given
 
 
@@ -37,7 +37,6 @@ class ChunkSource:
         if not datasets:
             raise FrameError("no data to follow: name at least one dataset")
         self._handles = {name: given(dataset) for name, dataset in datasets.items()}
-        self._left: dict[str, set[int]] = {name: set() for name in datasets}
         self.chunk_size = _chunk_size(list(datasets.values()))
         bounds = [dataset.maxshape[0] for dataset in datasets.values() if dataset.maxshape[0] is not None]
         self.max_size: int | None = min(bounds, default=None)
@@ -56,6 +55,14 @@ class ChunkSource:
             StopIteration: the time is over, nothing more will be written, or the datasets are full.
             NoSuchFrame: a chunk is not kept any more; the next step goes on with what is left.
         """
+        try:
+            return self._next()
+        except NoMoreFrames:
+            if gone(self._patience.file):
+                raise StopIteration from None
+            raise
+
+    def _next(self) -> SliceDict:
         start = self.current_index * self.chunk_size
         wanted = self.chunk_size if self.max_size is None else min(self.chunk_size, self.max_size - start)
         if wanted <= 0:
@@ -87,24 +94,9 @@ class ChunkSource:
 
     def _there(self, start: int) -> int:
         """Return how many frames of a chunk are there in all datasets."""
-        rows = [
-            handle.dataset.shape[0] - start if self._stored(name, handle, start) else 0
-            for name, handle in self._handles.items()
-        ]
+        rows = [handle.dataset.shape[0] - start if _stored(handle, start) else 0 for handle in self._handles.values()]
         self._rows = max(0, min(rows))
         return self._rows
-
-    def _stored(self, name: str, handle: Handle, start: int) -> bool:
-        """Tell whether the chunk that begins with a frame is stored."""
-        dataset = handle.dataset
-        if start >= dataset.shape[0]:
-            return False
-        if handle.remembers:
-            place = (start, *[0] * (len(dataset.shape) - 1))
-            return dataset.id.get_chunk_info_by_coord(place).byte_offset is not None
-        if start not in self._left[name]:  # there may be room before there are data
-            self._left[name] = {place[0] for place in dataset.left()}
-        return start in self._left[name] or _is_gone(dataset, start)
 
 
 def _chunk_size(datasets: list[Any]) -> int:
@@ -120,6 +112,17 @@ def _chunk_size(datasets: list[Any]) -> int:
     if len(sizes) > 1:
         raise FrameError(f"chunks of {sizes} frames, expected the same in all datasets: use one ChunkSource for each")
     return int(sizes[0])
+
+
+def _stored(handle: Handle, start: int) -> bool:
+    """Tell whether the chunk that begins with a frame was stored: there may be room before there are data."""
+    dataset = handle.dataset
+    if start >= dataset.shape[0]:
+        return False
+    if handle.remembers:
+        place = (start, *[0] * (len(dataset.shape) - 1))
+        return dataset.id.get_chunk_info_by_coord(place).byte_offset is not None
+    return dataset.stored(start) or _is_gone(dataset, start)
 
 
 def _is_gone(dataset: Any, start: int) -> bool:

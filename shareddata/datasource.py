@@ -197,7 +197,7 @@ class DataSource:
 
     @property
     def missed(self) -> int:
-        """How many frames were not kept long enough to be read; 0 on HDF5 files."""
+        """How many frames could never be read: not kept any more, or beyond a dataset's greatest shape."""
         return self.kf.missed
 
     def reset(self) -> None:

@@ -15,8 +15,10 @@ from typing import Any
 
 from shareddata.archiver import DataArchiver, Work
 from shareddata.codec import encode_any, numpy
+from shareddata.columns import listed
 from shareddata.errors import FieldError
 from shareddata.paths import FileName
+from shareddata.subscription import Ledger
 from shareddata.wholefile import Draft, Write, numbered
 from shareddata.wire import shown
 
@@ -78,34 +80,47 @@ class FileArchiver(DataArchiver):
         """
         work = self._current
         assert work, "files are written while an event is stored"
-        identity, noted = f"{work.identity}:{index}", bool(work.noted and self._ledger)
+        identity, ledger = f"{work.identity}:{index}", self._ledger if work.noted else None
         while True:
-            name = self._name(work, identity, path)
+            name = self._name(work, identity, path, ledger)
             root = self.name_template.root or "/"
             if PurePosixPath(name).is_relative_to(root):  # a name of an earlier run may have another root
                 with Draft(root, name, write, f"{self.name} {identity}", work.again) as draft:
-                    if draft.publish(name, noted):
+                    if draft.publish(name, noted=ledger is not None):
                         self._last = name
                         return
-            if noted and self._ledger:
-                self._ledger.release(identity, name)
+            if ledger:
+                ledger.release(identity, name)
 
-    def _name(self, work: Work, identity: str, path: str) -> str:
+    def _name(self, work: Work, identity: str, path: str, ledger: Ledger | None) -> str:
         """Return the name that is noted for a file, or else the first that is free, noted now."""
+        if ledger and work.again and (mine := ledger.noted(identity)):
+            work.notes[identity] = mine
+            return mine
         if len(self._numbers) > _NAMES:
             self._numbers.clear()
         first = self._numbers.get(path, 1) if os.path.lexists(path) else 1
         for number, name in enumerate(numbered(path, first), first):
             if os.path.lexists(name):
                 continue
-            if work.noted and self._ledger:
-                mine = self._ledger.claim(work.event, identity, name)
-                if mine is None:
-                    continue
-                name = work.notes[identity] = mine
-            self._numbers[path] = number
-            return name
+            if ledger is None:
+                return name
+            if mine := self._claim(work, identity, name, ledger):
+                self._numbers[path] = number
+                return mine
         raise AssertionError("there is always another number")
+
+    def _claim(self, work: Work, identity: str, name: str, ledger: Ledger) -> str | None:
+        """Note a name for a file; return the noted one, None when it is another's."""
+        found = ledger.claim(work.event, identity, name)
+        if found is None:
+            return None
+        mine, new = found
+        if new and os.path.lexists(mine) and not ledger.is_adopted(identity, mine):
+            ledger.release(identity, mine)  # it was taken while it was noted: by whom has no note of it any more
+            return None
+        work.notes[identity] = mine
+        return mine
 
 
 class ArrayArchiver(FileArchiver):
@@ -141,7 +156,7 @@ class ArrayArchiver(FileArchiver):
 
     def _store(self, source_name: str, payload: Any, metadata: dict[str, Any]) -> None:
         """Save an array, or each of its frames."""
-        array = _array(payload, source_name)
+        array = array_of(payload, source_name)
         if not self.split_data_array or array.ndim == 0:
             return self._save(source_name, array, metadata, 0)
         for index, frame in enumerate(array):
@@ -185,13 +200,13 @@ class JsonArchiver(FileArchiver):
                 )
             payload = {**payload, "metadata": metadata}
         try:
-            text = encode_any(_listed(payload))
+            text = encode_any(listed(payload))
         except (TypeError, ValueError) as error:
             raise FieldError(f"{source_name}: {shown(payload)} cannot be written as JSON: {error}") from None
         self._write(self._path(source_name, metadata), lambda file: file.write(text + b"\n"))
 
 
-def _array(payload: Any, source_name: str) -> Any:
+def array_of(payload: Any, source_name: str) -> Any:
     """Return a payload as an array of numbers, bools or texts.
 
     Raises:
@@ -204,12 +219,3 @@ def _array(payload: Any, source_name: str) -> Any:
     if array.dtype.kind not in "biufcUSmMV" or isinstance(payload, str | bytes | dict):
         raise FieldError(f"{source_name}: {shown(payload)} is no array: archive it with a JsonArchiver")
     return array
-
-
-def _listed(value: Any) -> Any:
-    """Return a value with its arrays as lists."""
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_listed(item) for item in value]
-    return value.tolist() if type(value).__module__ == "numpy" and hasattr(value, "tolist") else value

@@ -168,6 +168,7 @@ class DataFollower:
         self.as_dict = as_dict
         self._follower = Follower(file, keys, timeout, finished_dataset=finished_dataset)
         self._frames = Frames(file, {path: path for path in self.dataset_paths}, self._follower.patience)
+        self._ranks: dict[Handle, int] = {}
 
     def __repr__(self) -> str:
         return f"<DataFollower of {', '.join(self.dataset_paths)} at {self.index}>"
@@ -198,7 +199,7 @@ class DataFollower:
 
     @property
     def missed(self) -> int:
-        """How many frames were not kept long enough to be read; 0 on HDF5 files."""
+        """How many frames could never be read: not kept any more, or beyond a dataset's greatest shape."""
         return self._follower.missed
 
     def reset(self) -> None:
@@ -210,7 +211,9 @@ class DataFollower:
         return self._follower.is_finished()
 
     def _rank(self, handle: Handle) -> int:
-        return frameindex.frame_rank(handle.dataset.shape, handle.maxshape, self._follower.scans)
+        if handle not in self._ranks:  # what a frame is does not change any more
+            self._ranks[handle] = frameindex.frame_rank(handle.dataset.shape, handle.maxshape, self._follower.scans)
+        return self._ranks[handle]
 
 
 def files(since: float | str | None = None, shm: SharedMemory | None = None, timeout: float | None = None) -> Created:

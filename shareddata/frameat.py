@@ -84,10 +84,10 @@ class FrameAt:
         self._complete = complete
 
     def _look(self, index: int) -> bool:
-        """Look at the dataset anew, and tell whether nothing more comes; a FrameFile says it with the same refresh."""
+        """Look at the dataset anew, and tell whether nothing more comes; asked before, or with the same refresh."""
         finished = self._finish()
         self.refresh(index)
-        return finished or (not self.handle.remembers and self._finish())
+        return finished or self._finish.ended
 
     def left(self, index: int, rank: int) -> int:
         """Return the first index after another whose frame may still be kept.

@@ -19,8 +19,10 @@ import sys
 import time
 import uuid
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any
 
 from shareddata.codec import Buffer, numpy
@@ -92,7 +94,7 @@ class FrameWriter:
         self._dirty: set[bytes] = set()
         self._staged: dict[str, dict[Shape, Any]] = {}
         self._removed: dict[str, set[Shape]] = {}
-        self._kept: dict[str, dict[Shape, None]] = {}  # in the order in which they were first written
+        self._kept: dict[str, OrderedDict[Shape, None]] = {}  # in the order in which they were first written
         self._begun: dict[str, tuple[Shape, Any]] = {}  # the last chunk of each dataset that was written in part
         self._copies: dict[str, Any] = {}  # an array for each dataset, used again: new memory is as dear as the copy
         self._lent: dict[str, Any] = {}
@@ -108,7 +110,7 @@ class FrameWriter:
         Redis: HKEYS for each dataset.
         """
         for path, layout in self.description.layouts.items():
-            self._kept[path] = dict.fromkeys(self._store.chunks(layout))
+            self._kept[path] = OrderedDict.fromkeys(self._store.chunks(layout))
 
     def created(self) -> None:
         """Be the writer whose creation was just carried out, with the guard behind it."""
@@ -307,7 +309,7 @@ class FrameWriter:
         parts += self._news(subjects)
         request = pieces(parts)
         for path, staged in self._staged.items():
-            self._kept.setdefault(path, {}).update(dict.fromkeys(staged))  # also when the outcome remains unknown
+            self._kept.setdefault(path, OrderedDict()).update(dict.fromkeys(staged))  # whatever the outcome
         answers = self._connection.transact(request, subjects, self.guard)
         if not answers:
             change.replaced(*stored)
@@ -316,7 +318,7 @@ class FrameWriter:
             change.replaced(*answers[i])
         for path, dropped in drops.items():
             for chunk in dropped:
-                self._kept.get(path, {}).pop(chunk, None)
+                self._kept[path].pop(chunk, None)
         return True
 
     def _news(self, subjects: list[str]) -> list[Buffer]:
@@ -334,10 +336,10 @@ class FrameWriter:
 
     def _drops(self, layout: Layout) -> list[Shape]:
         """Return the chunks that go with this transaction, and note the last of them in the extent."""
-        kept, staged = self._kept.get(layout.path, {}), self._staged.get(layout.path, {})
-        removed = self._removed.get(layout.path, set())
-        there = [chunk for chunk in {**kept, **staged} if chunk not in removed]
-        old = there[: max(0, len(there) - layout.keep)]
+        kept, removed = self._kept.get(layout.path, ()), self._removed.get(layout.path, set())
+        new = [chunk for chunk in self._staged.get(layout.path, ()) if chunk not in kept]
+        excess = len(kept) + len(new) - sum(chunk in kept for chunk in removed) - layout.keep
+        old = list(islice((chunk for chunk in chain(kept, new) if chunk not in removed), max(0, excess)))
         if old:
             shape, gone = self.description.extents[layout.path]
             last = max(old) if gone is None else max(gone, *old)

@@ -68,8 +68,13 @@ class Finish:
         self._told = False
 
     def __call__(self) -> bool:
-        """Look, and tell whether nothing more will be written; of a FrameFile as of its last refresh."""
-        return bool(getattr(self._file, "ended", False)) or self._says()
+        """Look, and tell whether nothing more will be written."""
+        return self.ended or self._says()
+
+    @property
+    def ended(self) -> bool:
+        """Whether a FrameFile has ended, as of its last refresh."""
+        return bool(getattr(self._file, "ended", False))
 
     def _says(self) -> bool:
         if self._path and not self._handle:
@@ -140,6 +145,8 @@ class Patience:
             try:
                 renew()
                 self.finished = self.finish()
+                if self.finished:
+                    self.refresh()  # it may have grown between the last refresh and this answer
                 if news():
                     return True
             except (ServerUnreachable, ServerTimeout) as error:

@@ -11,8 +11,10 @@ Invariants:
 """
 
 import logging
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,8 +32,19 @@ _UNBLOCK_EVERY = 0.02  # seconds between attempts to wake the thread
 _CHECK_EVERY = 1.0  # seconds between two looks at what was trimmed: the server answers whole entries with its numbers
 _AGAIN = 0.5  # seconds after which a server that refused is asked again
 
+_all: "weakref.WeakSet[Hearing]" = weakref.WeakSet()
+
+
+def _free_locks_in_child() -> None:
+    for each in list(_all):
+        each._changed = threading.Condition()
+
+
+os.register_at_fork(after_in_child=_free_locks_in_child)
+
 Take = Callable[[str, Sequence[bytes]], None]
-"""What takes an entry: its id, names and values one after the other."""
+"""What takes an entry: its id, names and values one after the other. It is called again for the same entry when it
+raises that the server went: it asks the server before it does anything else."""
 
 
 class Hearing:
@@ -53,6 +66,7 @@ class Hearing:
     def __init__(
         self, shm: SharedMemory, key: str, subject: str, take: Take, unblock: Callable[[int], None]
     ) -> None:
+        _all.add(self)
         self._subject = subject
         self._take = take
         self._unblock = unblock
@@ -207,10 +221,19 @@ class Hearing:
             self._place.page = max(2, min(_PAGE, _PAGE_BYTES * len(entries) // max(1, size)))
 
     def _give(self, identity: str, fields: Sequence[bytes]) -> None:
-        try:
-            self._take(identity, fields)
-        except Exception:
-            log.exception("%s: entry %s", self._subject, identity)
+        """Hand an entry on; again when the server went before it was taken."""
+        while True:
+            try:
+                self._take(identity, fields)
+                return
+            except (ServerUnreachable, ServerTimeout) as error:
+                if self._ending:
+                    self.lose(1, f"the server is away: {error}")
+                    return
+                self._away(error)
+            except Exception:
+                log.exception("%s: entry %s", self._subject, identity)
+                return
 
     def _away(self, error: ServerError) -> None:
         self._place.behind = True

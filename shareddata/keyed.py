@@ -167,6 +167,7 @@ class KeyPaths:
 
         Raises:
             ValueError: the file is closed.
+            FrameError: a group holds something else.
         """
         if not self._file:
             raise ValueError(f"{self._file!r}: the file is closed: follow it inside its `with` block")
@@ -179,7 +180,11 @@ class KeyPaths:
         self._missing = []
         found: dict[str, Handle] = {}
         for path in self.paths:
-            self._add(path, found)
+            thing = self._at(path)
+            if isinstance(thing, Handle):
+                found[path] = thing
+            for name in () if isinstance(thing, Handle) or thing is None else thing:
+                self._add_member(f"{path.rstrip('/')}/{name}", found)
         self._open = found
         self._complete = bool(found) and not self._missing and all(handle.remembers for handle in found.values())
 
@@ -187,19 +192,22 @@ class KeyPaths:
         """Return which of what was named is not there, in words; empty when all is."""
         return ", ".join(self._missing)
 
-    def _add(self, path: str, found: dict[str, Handle]) -> None:
-        thing: Any = self._open.get(path)
-        if thing is None:
-            try:
-                thing = opened(self._file, path)
-            except KeyError as error:
-                self._missing.append(f"{path!r} ({error.args[0]})")
-                return
-        if isinstance(thing, Handle):
-            found[path] = thing
-            return
-        for name in thing:
-            self._add(f"{path.rstrip('/')}/{name}", found)
+    def _at(self, path: str) -> Any:
+        """Return the group or the handle at a path, None where there is none."""
+        if path in self._open:
+            return self._open[path]
+        try:
+            return opened(self._file, path)
+        except KeyError as error:
+            self._missing.append(f"{path!r} ({error.args[0]})")
+            return None
+
+    def _add_member(self, path: str, found: dict[str, Handle]) -> None:
+        member = self._at(path)
+        if isinstance(member, Handle):
+            found[path] = member
+        elif member is not None:
+            raise FrameError(f"{path!r} is no dataset: expected a group that holds key datasets and nothing else")
 
 
 class Indices:
@@ -211,7 +219,7 @@ class Indices:
 
     Attributes:
         current_key: the last index that was given, -1 before the first.
-        missed: frames that were not kept long enough for `take` to read them.
+        missed: frames that `take` could never read: not kept any more, or beyond a dataset's greatest shape.
 
     An iteration that ended because its time was over goes on with a new `for` loop, or with `iter`.
     """

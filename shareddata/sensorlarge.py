@@ -5,7 +5,8 @@ are. Invariants:
 
 1. Each reference has a file or a key of its own: whoever takes it out of Redis removes exactly that.
 2. Such a key is made in the same transaction as the reference to it, so neither is there without the other. It is
-   removed afterwards; what a killed program left is found by `unused`, since the keys' tokens stand in a set.
+   removed with the next but one change of large values, so that a reader far away, who has just read the reference, has
+   that time to get the value. What a killed program left is found by `unused`: the keys' tokens stand in a set.
 3. A large value is sent once, wherever it stands: for another place the server copies it.
 
 A reference to a key is `@key:TOKEN/SIZE`; the value is in the key `sensor:NAME:large:TOKEN`. Values in CBOR never begin
@@ -15,6 +16,7 @@ like that.
 import itertools
 import re
 import secrets
+from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 
@@ -85,6 +87,7 @@ class SensorLarge:
     def __init__(self, shm: SharedMemory, key: str) -> None:
         self.key = key
         self.files = LargeValues(shm)
+        self.replaced: deque[list[str]] = deque()  # tokens that no reference speaks of any more, a list a change
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count(1)
 
@@ -99,6 +102,15 @@ class SensorLarge:
     def change(self) -> "SensorChange":
         """Return the context of one transaction; see `large.LargeValues.change`."""
         return SensorChange(self)
+
+    def leftover(self) -> list[bytes]:
+        """Return the commands that remove all that was replaced, when no more changes follow.
+
+        Redis: UNLINK, SREM.
+        """
+        tokens = [token for each in self.replaced for token in each]
+        self.replaced.clear()
+        return self.removal(tokens)
 
     def read(self, stored: bytes, connection: Connection) -> bytes:
         """Return a stored value.
@@ -145,15 +157,15 @@ class SensorChange:
     Attributes:
         commands: what the transaction has to begin with.
         copies: the places among them of those that copy; the server answers 0 where there was nothing to copy.
-        dropped: tokens of keys that are to be removed when it was carried out.
     """
 
     def __init__(self, values: SensorLarge) -> None:
         self._values = values
         self._files = values.files.change()
-        self.commands: list[list[Buffer]] = []
+        self._removed = values.replaced.popleft() if len(values.replaced) > 1 else []
+        self._replaced: list[str] = []
+        self.commands: list[list[Buffer]] = [[each] for each in values.removal(self._removed)]
         self.copies: list[int] = []
-        self.dropped: list[str] = []
 
     def __enter__(self) -> "SensorChange":
         self._files.__enter__()
@@ -161,6 +173,10 @@ class SensorChange:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._files.__exit__(kind, error, tb)
+        if kind is not None and self._removed:
+            self._values.replaced.appendleft(self._removed)
+        elif self._replaced:
+            self._values.replaced.append(self._replaced)
 
     def pieces(self, key: str, parts: Sequence[Buffer]) -> list[Buffer]:
         """Return what goes into Redis for a value: the value in pieces, or a reference.
@@ -202,4 +218,4 @@ class SensorChange:
     def replaced(self, *stored: Buffer | None) -> None:
         """Say which stored values this transaction has taken out of Redis."""
         self._files.replaced(*stored)
-        self.dropped += [_token_and_size(each)[0] for each in stored if each and in_key(each)]
+        self._replaced += [_token_and_size(each)[0] for each in stored if each and in_key(each)]

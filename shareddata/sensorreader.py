@@ -9,25 +9,17 @@ It knows what a reader's program asks for. It must not know how values are writt
 """
 
 import io
-import logging
 import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from shareddata import cbor, memory, snapshots, tree
 from shareddata.errors import DecodeError, FieldError, SensorNotInitializedError
-from shareddata.hearing import Hearing
-from shareddata.large import Gone
 from shareddata.memory import SharedMemory
-from shareddata.sensorvalues import MEASUREMENT, METADATA, Packed, SensorValues, entry_values, packed_of, registered
-
-log = logging.getLogger("shareddata")
-
-Callback = Callable[[Any], object]
-
-_AGAIN = 1.0  # seconds after which a snapshot that could not be written is tried again
+from shareddata.sensordataset import SensorDataset
+from shareddata.sensorvalues import MEASUREMENT, METADATA, Packed, SensorValues, registered
+from shareddata.watchdogs import Callback, Watchdogs, packed_name
 
 
 class SensorReader:
@@ -69,16 +61,14 @@ class SensorReader:
         data_dir: str = "collected_data",
     ) -> None:
         self._shm = memory.default(shm)
-        self._lock = threading.RLock()
-        self._callbacks: dict[str, list[Callback]] = {}
-        self._watch: Hearing | None = None
-        self._writing: _Writing | None = None
+        self._writing: SensorDataset | None = None
         self._missed = 0
         self.data_dir = data_dir
         self.snapshots = 0
         self.last_snapshot: Path | None = None
         path = self._chosen(directory, filename)
         self._store, self._under = self._located(path)
+        self._watchdogs = Watchdogs(self._store)
         top = tree.sensor_name(directory, ".")
         self.filename = path.removeprefix(top).lstrip("/") or "."
         named = self.filename if self.filename != "." else path
@@ -98,11 +88,8 @@ class SensorReader:
 
     def close(self) -> None:
         """End watchdogs and snapshots, which still take what was written before this call; close the connection."""
-        with self._lock:
-            names = list(self._callbacks)
         try:
-            for name in names:
-                self._disable(name)
+            self._watchdogs.close()
         finally:
             try:
                 self.stop_watchdog()
@@ -112,8 +99,8 @@ class SensorReader:
     @property
     def missed(self) -> int:
         """How many writes and packs were dropped before the watchdogs, or `start_write`, could take them."""
-        current = [each.missed for each in (self._watch, self._writing and self._writing.hearing) if each]
-        return self._missed + sum(current)
+        writing = self._writing
+        return self._missed + self._watchdogs.missed + (writing.hearing.missed if writing else 0)
 
     # -- finding --------------------------------------------------------------------------------------------------
 
@@ -321,7 +308,7 @@ class SensorReader:
         return True
 
     def _saved(self, file: Path) -> None:
-        with self._lock:
+        with self._store.lock:
             self.snapshots += 1
             self.last_snapshot = file
 
@@ -334,7 +321,8 @@ class SensorReader:
         it is called again for the next value.
 
         Args:
-            name: of a value, also one that was never written; of a nested dictionary: what of it was written; `.`: all.
+            name: of a value, also one that was never written; of a nested dictionary: what of it was written; `.`: all;
+                `measurement`, `metadata`, `NAME.zip`: what is packed.
             callback: called with the value.
 
         Raises:
@@ -342,16 +330,7 @@ class SensorReader:
 
         Redis: CLIENT ID; XINFO STREAM, XRANGE; in the thread XREAD.
         """
-        full = self._full(tree.value_name(name, self._store.name))
-        subject = f"watchdogs of sensor {self._store.name}"
-        key = self._shm.keys.sensor_writes(self._store.name)
-        watch = self._watch
-        if watch is not None:
-            watch.settle()  # what was written before is not for the new one
-        with self._lock:
-            if self._watch is None:
-                self._watch = Hearing(self._shm, key, subject, self._heard, self._store.unblock).start()
-            self._callbacks.setdefault(full, []).append(callback)
+        self._watchdogs.attach(self._watched(name), callback)
 
     def disable_watchdog(self, name: str) -> None:
         """Call the functions of a value no more; what was written before this call they still get, before it returns.
@@ -362,54 +341,11 @@ class SensorReader:
 
         Redis: CLIENT UNBLOCK; in the thread XINFO STREAM, XRANGE.
         """
-        full = self._full(tree.value_name(name, self._store.name))
-        if full not in self._callbacks:
-            raise FieldError(
-                f"sensor {self._store.name}: no watchdog is attached to {name!r}{tree.near(name, self._callbacks)}"
-            )
-        self._disable(full)
+        self._watchdogs.disable(self._watched(name))
 
-    def _disable(self, full: str) -> None:
-        watch = self._watch
-        if watch is None:
-            return
-        try:
-            watch.settle()
-        finally:
-            with self._lock:
-                self._callbacks.pop(full, None)
-                last = not self._callbacks
-            if last:
-                self._watch = None
-                self._missed += watch.missed
-                watch.end(settle=False)
-
-    def _heard(self, identity: str, fields: Sequence[bytes]) -> None:
-        """Take an entry of the stream of writes, in the watchdogs' thread."""
-        stored = entry_values(fields)
-        with self._lock:
-            wanted = [(name, callback) for name, each in self._callbacks.items() for callback in each]
-        values: dict[str, Any] = {}
-        for name, callback in wanted:
-            below = tree.below(stored, name)
-            if not below:
-                continue
-            try:
-                for each in below:
-                    if each not in values:
-                        values[each] = self._store.decode(each, stored[each])
-            except Gone:
-                watch = self._watch
-                if watch is not None:
-                    watch.lose(1, f"the value of {name!r} was dropped before it could be read")
-                continue
-            with self._lock:
-                if callback not in self._callbacks.get(name, ()):
-                    continue  # a function before it has disabled it
-            try:
-                callback(tree.nest({each: values[each] for each in below}, name))
-            except Exception:
-                log.exception("sensor %s: a watchdog of %r failed", self._store.name, name)
+    def _watched(self, name: str) -> str:
+        name = tree.value_name(name, self._store.name)
+        return name if packed_name(name) else self._full(name)
 
     # -- datasets -------------------------------------------------------------------------------------------------
 
@@ -432,11 +368,7 @@ class SensorReader:
             raise FieldError(f"sensor {self._store.name}: snapshots are written already: call stop_watchdog first")
         folder = os.path.abspath(self.data_dir if path is None else path)
         level = snapshots.check_level(compresslevel)
-        os.makedirs(folder, exist_ok=True)
-        key = self._shm.keys.sensor_packed(self._store.name, MEASUREMENT)
-        writing = _Writing(self._store, self._saved, folder, self.sensor_name, level)
-        writing.begin(Hearing(self._shm, key, writing.subject, writing.take, self._store.unblock))
-        self._writing = writing
+        self._writing = SensorDataset(self._store, folder, self.sensor_name, level, self._saved)
 
     def stop_watchdog(self) -> None:
         """End what `start_write` began; what was packed before this call is written before it returns.
@@ -453,88 +385,6 @@ class SensorReader:
                 writing.end()
             finally:
                 self._missed += writing.hearing.missed
-
-
-class _Writing:
-    """Snapshots of each pack, written in a thread; and once the metadata."""
-
-    def __init__(
-        self,
-        store: SensorValues,
-        saved: Callable[[Path], None],
-        folder: str,
-        name: str,
-        level: int,
-    ) -> None:
-        self.subject = f"snapshots of sensor {name}"
-        self._store, self._saved = store, saved
-        self._folder, self._name, self._level = folder, name, level
-        self._ending = threading.Event()
-        self._failed: OSError | None = None
-        self._metadata = False
-
-    def begin(self, hearing: Hearing) -> None:
-        """Write the metadata that there are; what is packed from now on is heard already."""
-        self.hearing = hearing
-        try:
-            self._write_metadata(patient=False)
-        except BaseException:
-            hearing.end(settle=False)
-            raise
-        hearing.start()
-
-    def end(self) -> None:
-        """Write what was packed before this call, and end."""
-        self._ending.set()
-        self.hearing.end()
-        self._write_metadata()
-        if self._failed is not None:
-            raise self._failed
-
-    def take(self, identity: str, fields: Sequence[bytes]) -> None:
-        """Write the snapshot of a pack, in the thread."""
-        packed = packed_of(identity.encode(), fields)
-        try:
-            values = {name: self._store.read(stored) for name, stored in packed.values.items()}
-        except Gone:
-            self.hearing.lose(1, "its values were dropped before they could be read")
-            return
-        self._write_metadata()
-        if file := self._save(f"{packed.milliseconds}_{self._name}", packed, values):
-            self._saved(file)
-
-    def _write_metadata(self, patient: bool = True) -> None:
-        if self._metadata:
-            return
-        found = self._store.packed(METADATA)
-        if found is not None:
-            self._save(f"{self._name}_{METADATA}", *found, once=True, patient=patient)
-            self._metadata = True
-
-    def _save(
-        self, stem: str, packed: Packed, values: Mapping[str, bytes], once: bool = False, patient: bool = True
-    ) -> Path | None:
-        """Write a file; where that fails again and again until it can be, at the end only once more."""
-        while True:
-            last = self._ending.is_set()
-            try:
-                when, deflated = packed.milliseconds, packed.deflated
-                file = snapshots.save(self._folder, stem, values, when, self._level, deflated, once)
-            except OSError as error:
-                if not patient:
-                    raise
-                if self._failed is None:
-                    log.error("%s: one cannot be written: %s: tried again until it can", self.subject, error)
-                self._failed = error
-                if last:
-                    self.hearing.lose(1, "it could not be written")
-                    return None
-                self._ending.wait(_AGAIN)
-            else:
-                if self._failed is not None:
-                    log.warning("%s: they are written again", self.subject)
-                self._failed = None
-                return file
 
 
 def _attribute(name: str) -> str:

@@ -7,11 +7,11 @@ know commands or keys. Invariants:
 2. A value that cannot be written is refused before anything is sent, and named.
 3. An error in `writer_worker` ends its loop, is logged, and raised by `stop`; a server that went away does not end it.
 
-    >>> with SensorWriter("camera", "front") as writer:
+    >>> with SensorWriter("camera", "front", shm) as writer:
     ...     writer.write("exposure", 0.02)
     ...     writer.write("pose", {"x": 1.5, "y": 0.0})
     ...     pack_to_zip(["exposure", "pose"], writer.data_path)
-    >>> with SensorReader("camera") as reader:
+    >>> with SensorReader("camera", shm=shm) as reader:
     ...     reader.exposure, reader.get_data("pose/x"), reader.measurement
     (0.02, 1.5, {'exposure': 0.02, 'pose': {'x': 1.5, 'y': 0.0}})
 """
@@ -89,6 +89,7 @@ class SensorWriter:
 
     Raises:
         DescriptionError: these cannot be names.
+        FieldError: nothing would be kept.
 
     It may be shared by threads, and is a context manager.
     """
@@ -103,6 +104,8 @@ class SensorWriter:
         keep_bytes: int = bounded.BYTES,
     ) -> None:
         path = tree.sensor_name(directory, name)
+        if keep < 1 or keep_bytes < 0:
+            raise FieldError(f"sensor {path}: keep={keep}, keep_bytes={keep_bytes}: expected 1 or more, and 0 or more")
         self._shm = memory.default(shm)
         self._store = SensorStore(self._shm, path, keep, keep_bytes)
         self.data_path = DataPath(self._store)
@@ -133,7 +136,6 @@ class SensorWriter:
         """Forget the parent's thread and locks, in a forked child."""
         self._thread = None
         self.stop_event = threading.Event()
-        self._store.lock = threading.RLock()
 
     def write(self, name: str, data: Any, attributes: Mapping[str, Any] | None = None) -> None:
         """Write a value; readers see it at once, and watchdogs hear it.

@@ -62,12 +62,14 @@ class SensorStore(SensorValues):
         Raises:
             FieldError: a value cannot be written; nothing was.
 
-        Redis: MULTI, HMGET, HSET, HDEL, ZADD, XADD, XRANGE, XTRIM, EXEC; for large values over TCP SET, COPY, SADD in
-        it, and UNLINK, SREM behind it; at first INCR, HKEYS, XRANGE.
+        Redis: MULTI, HMGET, HSET, HDEL, ZADD, XADD, XRANGE, XTRIM, EXEC; for large values over TCP SET, COPY,
+        SADD, UNLINK, SREM too; at first INCR, HKEYS, XRANGE.
         """
         leaves: dict[str, Any] = {}
         for name, data in values.items():
             leaves |= tree.flatten(name, data, self.name)
+        if not leaves:
+            return
         encoded = {name: self._encoded(name, value) for name, value in leaves.items()}
         with self.lock:
             self.connection.settle()
@@ -130,7 +132,6 @@ class SensorStore(SensorValues):
             answers = self._transact(commands + self._writes.add(told))
             change.replaced(*answers[len(change.commands)])
             change.replaced(*self._writes.added(answers[len(commands) :]))
-        self._drop(change)
         return stored
 
     def _transact(self, commands: Sequence[Sequence[Buffer]]) -> list[Any]:
@@ -139,14 +140,22 @@ class SensorStore(SensorValues):
         request = transaction(parts) if whole else pieces(parts)  # type: ignore[arg-type]
         return self.connection.transact(request, [f"sensor {self.name}"] * len(commands))
 
-    def _drop(self, change: SensorChange) -> None:
-        """Remove the keys of large values that were replaced; where that fails, `_sweep` does it later."""
-        commands = self.large.removal(change.dropped)
-        if commands:
+    def close(self) -> None:
+        """Remove what was replaced last, and close the connection; the next call opens another one.
+
+        Where the server is away, the next program that writes the sensor removes it.
+
+        Redis: MULTI, UNLINK, SREM, EXEC after large values over TCP.
+        """
+        with self.lock:
             try:
-                self._transact([[each] for each in commands])
+                commands = self.large.leftover()
+                if commands and self.connection.connected:
+                    self.connection.settle()
+                    self._transact([[each] for each in commands])
             except ServerError as error:
                 log.debug("sensor %s: values that were replaced stay for now: %s", self.name, error)
+            super().close()
 
     def _sweep(self) -> None:
         """Remove the keys of large values that programs which were killed have left.
@@ -179,8 +188,8 @@ class SensorStore(SensorValues):
         Raises:
             SensorNotInitializedError: a value was never written.
 
-        Redis: MULTI, SADD, XADD, XRANGE, XTRIM, EXEC; for large values over TCP WATCH, HMGET before it, COPY in it,
-        UNLINK, SREM behind it; HKEYS, HMGET for values that this program does not hold.
+        Redis: MULTI, SADD, XADD, XRANGE, XTRIM, EXEC; for large values over TCP WATCH, HMGET before it, COPY,
+        SADD, UNLINK, SREM in it; HKEYS, HMGET for values that this program does not hold.
         """
         wanted = [tree.value_name(name, self.name) for name in names]
         with self.lock:
@@ -235,7 +244,6 @@ class SensorStore(SensorValues):
                 return False
             added = answers[len(change.commands) + 1 :]
             change.replaced(*stream.added(added))
-        self._drop(change)
         if not all(answers[place] for place in change.copies):  # the connection was opened anew, without its WATCH
             self.connection.call("XDEL", stream.key, added[0])
             return False
@@ -291,7 +299,7 @@ class SensorStore(SensorValues):
                 change.replaced(*values)
                 entries = chain.from_iterable(rest[: len(streams)])
                 change.replaced(*[each for _, fields in entries for each in fields[1::2]])
-            self._drop(change)
+            self.large.replaced.clear()
             self._sweep()
             self._forget()
             self._order = None

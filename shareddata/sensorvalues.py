@@ -14,7 +14,9 @@ that something was packed under a stream `sensor:camera/front:packed:measurement
 sorted set `shareddata:sensors` of all sensors in order of creation, counted by `shareddata:sensors:created`.
 """
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -36,6 +38,16 @@ STORED, DEFLATED = b"stored", b"deflated"
 _TRIES = 50  # of reading values that are replaced meanwhile
 
 T = TypeVar("T")
+
+_all: "weakref.WeakSet[SensorValues]" = weakref.WeakSet()
+
+
+def _free_locks_in_child() -> None:
+    for each in list(_all):
+        each.lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_free_locks_in_child)
 
 
 class Packed(NamedTuple):
@@ -72,6 +84,7 @@ class SensorValues:
         self.lock = threading.RLock()
         self.connection = shm.connect(f"sensor {name}")
         self.large = SensorLarge(shm, shm.keys.sensor_large(name))
+        _all.add(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} at {self.shm.url}>"

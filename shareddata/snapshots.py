@@ -3,7 +3,8 @@
 It knows zip members, folders of CBOR files, and how a snapshot is named. It must not know servers or sensors.
 Invariants:
 
-1. A snapshot has its name when it is whole, and never replaces a file.
+1. A snapshot has its name when it is whole, and never replaces a file. When it is put on disk is left to the system:
+   waiting for it takes longer than writing, and datasets are recorded a thousand times a second.
 2. A member is a value: its name is the value's, `outer/inner` for one of a nested dictionary. Nothing is ever written
    where a member's name leads; a name that leads elsewhere is refused.
 3. What this module wrote it reads back the same, nested dictionaries too; its zips say so in their comment. In other
@@ -93,7 +94,7 @@ def save(
     def content(file: BinaryIO) -> None:
         write_zip(file, members, milliseconds, level)
 
-    with wholefile.Draft(str(place), str(path), content, f"{stem}.zip") as draft:
+    with wholefile.Draft(str(place), str(path), content, f"{stem}.zip", durable=False) as draft:
         number = 0
         while not draft.publish(str(path), noted=once):
             number += 1

@@ -27,6 +27,7 @@ from shareddata.memory import SharedMemory
 from shareddata.names import check_log_name, check_name
 from shareddata.wire import pack, transaction
 
+_ADOPTED = b"+"  # behind the owner of a name: whoever is not the first to work on that file
 _CONSUMER = "archiver"  # one for all processes of a name: what one had taken is there for the next
 _BLOCK = 1.0  # seconds, or half of the time-out
 _LOOK = 0.5  # seconds after which new sources are looked for
@@ -94,6 +95,18 @@ def is_literal(selector: str) -> bool:
     return not re.search(r"[*?\[]", selector)
 
 
+def check(name: str, selector: str, event: str) -> None:
+    """Check the names that an archiver is given.
+
+    Raises:
+        DescriptionError: one has characters that names don't have.
+    """
+    check_log_name(name, "archiver")
+    check_name(event, "event")
+    if is_literal(selector):
+        check_log_name(selector, "source")
+
+
 def selects(selector: str, source: str) -> bool:
     """Tell whether a selector selects a source.
 
@@ -118,10 +131,8 @@ class Subscription:
     """
 
     def __init__(self, shm: SharedMemory, name: str, selector: str, event: str, since: float | None = 0) -> None:
-        self.name = check_log_name(name, "archiver")
-        check_name(event, "event")
-        if is_literal(selector):
-            check_log_name(selector, "source")
+        check(name, selector, event)
+        self.name = name
         self._shm, self._selector, self._event, self._since = shm, selector, event, since
         self._connection = shm.connect(f"archiver {name}")
         self._block = min(_BLOCK, shm.timeout / 2)
@@ -336,7 +347,7 @@ class Ledger:
                     raise large.lost(stored, str(event)) from None
                 seen = stored
 
-    def claim(self, event: Event | None, identity: str, path: str) -> str | None:
+    def claim(self, event: Event | None, identity: str, path: str) -> tuple[str, bool] | None:
         """Note that a file will have this name, unless another name is noted for it already.
 
         Args:
@@ -345,45 +356,84 @@ class Ledger:
             path: the name.
 
         Returns:
-            The name that is noted now for this file; None when this name is another file's.
+            The name that is noted for this file, and whether that was done now and here. None: the name is another
+            file's.
 
         Raises:
             Settled: another process of this archiver's name has acknowledged the event.
 
-        Redis: MULTI, HGET, HSETNX, HGET, HSETNX, XPENDING, EXEC; HGET, HDEL where another name was noted.
+        Redis: MULTI, HGET, HSETNX, HGET, XPENDING, EXEC; MULTI, HSETNX, HGET, EXEC; HDEL and HSET where another process
+        was first.
         """
         mine, theirs = self._fields(identity, path)
-        commands = [
-            pack("HGET", self._key, mine),
-            pack("HSETNX", self._key, theirs, mine),
-            pack("HGET", self._key, theirs),
-            pack("HSETNX", self._key, mine, path),
-        ]
+        commands = [pack("HGET", self._key, mine), pack("HSETNX", self._key, theirs, mine)]
+        commands.append(pack("HGET", self._key, theirs))
         commands += [self._is_pending(event)] if event else []
-        self._connection.settle()
-        before, _, owner, *rest = self._connection.transact(
-            transaction(commands), [f"notes of archiver {self._name}"] * len(commands)
-        )
-        own = owner == mine.encode()
-        if event and not rest[-1]:
-            self._connection.call("HDEL", self._key, mine, *[theirs] * own)
-            raise Settled(f"{event} was acknowledged by another process")
-        if before is None or before == path.encode():
-            return path if own else None
-        name = str(before, "utf-8")
-        if self._connection.ask("HGET", self._key, self._fields(identity, name)[1]) == mine.encode():
+        before, _, owner, *pending = self._transact(commands)
+        own = owner.rstrip(_ADOPTED) == mine.encode()
+        if event and not pending[0]:
             if own:
                 self._connection.call("HDEL", self._key, theirs)
-            return name
-        self._connection.call("HDEL", self._key, mine)  # a name that it did not get, or of a process that has ended
-        return self.claim(event, identity, path)
+            raise Settled(f"{event} was acknowledged by another process")
+        if before is None:
+            if not own:
+                return None
+            first, before = self._transact([pack("HSETNX", self._key, mine, path), pack("HGET", self._key, mine)])
+            if first:
+                return path, True
+        name = str(before, "utf-8")
+        if own and name != path:
+            self._connection.call("HDEL", self._key, theirs)
+        self._adopt(identity, name)
+        return name, False
+
+    def noted(self, identity: str) -> str | None:
+        """Return the name that is noted for a file, and take it over; None when there is none.
+
+        Redis: HGET, HSET.
+        """
+        path = self._connection.ask("HGET", self._key, note_of(self._name, identity))
+        if path is None:
+            return None
+        name = str(path, "utf-8")
+        self._adopt(identity, name)
+        return name
+
+    def notes(self, identity: str) -> dict[str, str]:
+        """Return the files that are noted under names that begin like this, and their names.
+
+        Redis: HGETALL.
+        """
+        mark = note_of(self._name, "").encode()
+        found = self._connection.ask("HGETALL", self._key)
+        return {
+            str(name.removeprefix(mark), "utf-8"): str(path, "utf-8")
+            for name, path in found.items()
+            if name.startswith(mark + identity.encode())
+        }
+
+    def _adopt(self, identity: str, path: str) -> None:
+        mine, theirs = self._fields(identity, path)
+        self._connection.call("HSET", self._key, theirs, mine.encode() + _ADOPTED)
+
+    def is_adopted(self, identity: str, path: str) -> bool:
+        """Tell whether another process of this archiver's name has taken over a name that this one noted.
+
+        Redis: HGET.
+        """
+        mine, theirs = self._fields(identity, path)
+        return bool(self._connection.ask("HGET", self._key, theirs) == mine.encode() + _ADOPTED)
 
     def _fields(self, identity: str, path: str) -> tuple[str, str]:
-        """Return the fields of a note: of the event, and of the file; each holds the other."""
+        """Return the fields of a note: of the file, which holds its name, and of the name, which holds whose it is."""
         return note_of(self._name, identity), f"path:{self._host}:{path}"
 
     def _is_pending(self, event: Event) -> bytes:
         return pack("XPENDING", event.stream.key, self._name, event.entry.id, event.entry.id, 1)
+
+    def _transact(self, commands: Sequence[bytes]) -> Sequence[Any]:
+        self._connection.settle()
+        return self._connection.transact(transaction(commands), [f"notes of archiver {self._name}"] * len(commands))
 
     def release(self, identity: str, path: str) -> None:
         """Forget the name of a file: somebody else's file has it.

@@ -3,7 +3,7 @@
 It knows folders, symbolic links and temporary names. It must not know sockets, who the files are for or what is in
 them. Invariants:
 
-1. Under its name a file is whole, and on disk (fsync of the file and of its folder).
+1. Under its name a file is whole, and on disk (fsync of the file and of its folder) unless that was not asked for.
 2. A file that is there is never written over.
 3. No symbolic link leads out of the root, also when somebody changes links meanwhile: each folder is opened from the
    one above it.
@@ -33,29 +33,40 @@ class Draft:
     Args:
         root: the folder that it stays below.
         path: the name that it wants, absolute; other names must be in the same folder.
-        write: writes its content.
+        write: writes its content; None where somebody else does so under the temporary name.
         owner: whose file it is: what a killed program left for the same owner is removed.
         again: whether there may be such.
+        durable: False: leave it to the system when it is put on disk.
 
     Raises:
         TemplateError: a symbolic link leads out of the root.
         OSError: it cannot be written.
+
+    Attributes:
+        path: the temporary name.
     """
 
-    def __init__(self, root: str, path: str, write: Write, owner: str, again: bool = False) -> None:
+    def __init__(
+        self, root: str, path: str, write: Write | None, owner: str, again: bool = False, durable: bool = True
+    ) -> None:
         place = PurePosixPath(path)
-        self._folder = _open_folder(root, place.relative_to(root).parts[:-1])
+        self._durable = durable
+        self._folder, folder = _open_folder(root, place.relative_to(root).parts[:-1])
         self._file: BinaryIO | None = None
         mark = f".shareddata-{hashlib.sha256(owner.encode()).hexdigest()[:16]}-"
         self._name = f"{mark}{os.getpid()}-{secrets.token_hex(4)}.part"
+        self.path = os.path.join(folder, self._name)
         try:
             if again:
                 self._remove_left(mark)
+            if write is None:
+                return
             file = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=self._folder)
             self._file = open(file, "w+b")  # noqa: SIM115  closed by close()
             write(self._file)
             self._file.flush()
-            os.fsync(file)
+            if durable:
+                os.fsync(file)
         except BaseException:
             self.close()
             raise
@@ -88,7 +99,8 @@ class Draft:
     def replace(self, path: str) -> None:
         """Give the file its name, also where another file has it."""
         os.replace(self._name, PurePosixPath(path).name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        _sync(self._folder)
+        if self._durable:
+            _sync(self._folder)
 
     def publish(self, path: str, noted: bool) -> bool:
         """Give the file its name; tell whether it has it now.
@@ -109,7 +121,8 @@ class Draft:
                 raise
             if not self._publish_without_links(name, noted):
                 return False
-        _sync(self._folder)
+        if self._durable:
+            _sync(self._folder)
         return True
 
     def _publish_without_links(self, name: str, noted: bool) -> bool:
@@ -124,7 +137,8 @@ class Draft:
         return True
 
     def _is_same(self, name: str) -> bool:
-        assert self._file
+        if self._file is None:
+            return False
         self._file.seek(0)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
@@ -168,14 +182,15 @@ def _is_alive(pid: str) -> bool:
     return True
 
 
-def _open_folder(root: str, names: tuple[str, ...]) -> int:
-    """Return a descriptor of a folder below the root; folders that are missing are made.
+def _open_folder(root: str, names: tuple[str, ...]) -> tuple[int, str]:
+    """Return a descriptor of a folder below the root, and its path; folders that are missing are made.
 
     Symbolic links are followed as long as they stay below the root. What is above the root is the user's own affair.
     """
     os.makedirs(root, exist_ok=True)
     top = os.path.realpath(root)
     opened = [os.open(top, _FOLDER)]
+    path = [top]
     left = list(reversed(names))
     links = 0
     try:
@@ -185,9 +200,11 @@ def _open_folder(root: str, names: tuple[str, ...]) -> int:
                 if len(opened) == 1:
                     raise TemplateError(f"{'/'.join(names)}: a symbolic link there leads out of {root}")
                 os.close(opened.pop())
+                path.pop()
                 continue
             target = _enter(opened, name)
             if target is None:
+                path.append(name)
                 continue
             links += 1
             if links > _LINKS:
@@ -199,8 +216,9 @@ def _open_folder(root: str, names: tuple[str, ...]) -> int:
                 parts = parts.relative_to(top)
                 while len(opened) > 1:
                     os.close(opened.pop())
+                del path[1:]
             left += reversed(parts.parts)
-        return os.dup(opened[-1])
+        return os.dup(opened[-1]), os.path.join(*path)
     finally:
         for each in opened:
             os.close(each)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from programs import Program
-from sensing import files, references
+from sensing import files, keys, large_keys, references
 from servers import OwnServer, free_port
 from shareddata import SharedMemory
 from shareddata.errors import ServerError
@@ -94,7 +94,7 @@ def test_ten_thousand_writes_are_heard_over_restarts_of_the_server(
 ) -> None:
     """With fsync=always what was written is there after a kill: each number is heard once, in order."""
     server = own_server(kind, fsync="always")
-    count = 100_000 if full else 10_000
+    count = 40_000 if full else 10_000
     code = """
     from shareddata.errors import ServerError
     from shareddata.sensors import SensorReader, SensorWriter
@@ -142,24 +142,29 @@ def _reader(shm: SharedMemory) -> SensorReader | None:
         return None
 
 
-def test_snapshots_over_restarts_of_the_server(
-    own_server: Callable[..., OwnServer], kind: str, tmp_path: Path
+@pytest.mark.parametrize("way", ["unix", "tcp"])
+@pytest.mark.parametrize("size", [1, 30_000])
+def test_snapshots_and_watchdogs_over_restarts_of_the_server(
+    own_server: Callable[..., OwnServer], kind: str, way: str, size: int, tmp_path: Path
 ) -> None:
-    """One for each pack, none missed and none double."""
-    server = own_server(kind, fsync="always")
-    with SharedMemory(url=server.url, timeout=2) as shm:
+    """One snapshot for each pack, none missed and none double; large values too, in files or in keys."""
+    server = own_server(kind, fsync="always", port=free_port())
+    heard: list[int] = []
+    with SharedMemory(url=server.url if way == "unix" else server.tcp_url, timeout=2) as shm:
         writer = SensorWriter("camera", "front", shm)
-        writer.write("number", -1)
+        writer.write("image", np.full((size, 3), 10**6))
         with SensorReader("camera", None, shm) as reader:
             reader.start_write(tmp_path)
-            for number in range(300):
-                writer.write("number", number)
-                pack_to_zip(["number"], writer.data_path)
-                if number % 100 == 50:
+            reader.attach_watchdog("image", lambda image: heard.append(check_image(image)))
+            for number in range(80):
+                writer.write("image", np.full((size, 3), number))
+                pack_to_zip(["image"], writer.data_path)
+                if number % 30 == 20:
                     server.restart()
+            reader.disable_watchdog("image")
             reader.stop_watchdog()
-            assert sorted(read(path)["number"] for path in tmp_path.iterdir()) == list(range(300))
-            assert reader.missed == 0
+            assert sorted(check_image(read(path)["image"]) for path in tmp_path.iterdir()) == list(range(80))
+            assert heard == list(range(80)) and reader.missed == 0
 
 
 @pytest.mark.timeout(180)
@@ -187,6 +192,34 @@ def test_killed_writers_leave_no_file_behind(
         SensorWriter("stress", "a", shm).remove()
         assert files(shm) == []
     assert left_behind, "no kill ever left a file behind: this test tried nothing"
+
+
+@pytest.mark.timeout(180)
+def test_killed_writers_over_tcp_leave_no_key_behind(
+    own_server: Callable[..., OwnServer], program: Callable[..., Program], kind: str, full: bool
+) -> None:
+    """The next writer's first write removes what the one before could not."""
+    server = own_server(kind, port=free_port())
+    luck = random.Random(13)
+    with SharedMemory(url=server.tcp_url) as shm:
+        for round_ in range(30 if full else 5):
+            writer = program(WRITER, server.tcp_url, "a", SIZES["large"], round_ * 10**6)
+            writer.line()
+            time.sleep(luck.random() / 50)  # not a wait for anything: the moment of the kill
+            writer.kill()
+            with SensorReader("stress", "a", shm) as reader:
+                check_image(reader.image)
+                assert check_pair(reader.measurement["pair"]) == check_image(reader.measurement["image"])
+        with server.client() as client:
+            assert len(large_keys(shm)) >= references(shm, b"@key:") > 0
+            for token in ("a.1", "b.2"):  # what a kill between the two transactions leaves
+                client.set(f"sensor:stress/a:large:{token}", b"x" * 100_000)
+                client.sadd("sensor:stress/a:large", token)
+        with SensorWriter("stress", "a", shm) as writer:
+            writer.write("number", 1)
+        assert len(large_keys(shm)) == references(shm, b"@key:") > 0
+        SensorWriter("stress", "a", shm).remove()
+        assert keys(shm) == []
 
 
 def test_a_write_of_unknown_outcome_is_told_and_nothing_is_left(

@@ -230,6 +230,15 @@ def test_an_empty_group_of_keys_gives_nothing(place: Place) -> None:
     assert list(Follower(place.open(writer.name), "keys", timeout=OVER)) == []
 
 
+def test_only_key_datasets_may_be_in_a_group_of_keys(place: Place) -> None:
+    file = place.still({"keys/a": [1, 1], "keys/more/b": [1, 1]})
+    with pytest.raises(FrameError, match="'keys/more' is no dataset: expected a group that holds key datasets and"):
+        next(Follower(file, "keys", timeout=60))
+    assert list(Follower(file, ["keys/a", "keys/more"], timeout=OVER)) == [0, 1]
+    top = place.still({"a": [1, 1, 1], "b": [1, 1]})
+    assert list(Follower(top, "/", timeout=OVER)) == [0, 1]
+
+
 def test_wrong_paths_are_told(place: Place) -> None:
     file = place.still({"keys/a": [1, 1], "finished": [1]})
     with pytest.raises(NotYetWritten, match=r"no keys at 'kees' \(.*kees.*\) within 0.12 s: mend the path"):
@@ -333,6 +342,23 @@ def test_frames_of_several_datasets_come_together(place: Place) -> None:
     assert follower.index == 7 and follower.is_finished()
     follower.reset()
     assert len(list(follower)) == 8
+
+
+def test_what_a_frame_is_does_not_change(place: Place) -> None:
+    """Three keys, and a dataset that has room for two frames of three pictures: the third is no frame."""
+    making = """
+keys = file.create_dataset("keys", (1,), "i4", maxshape=(None,), chunks=(8,))
+data = file.create_dataset("data", data=np.ones((2, 3, 4, 4)), chunks=(1, 3, 4, 4))
+"""
+    writer = place.writer(making)
+    follower = DataFollower(place.open(writer.name), "keys", "data", OVER)
+    for number in range(2):
+        writer.write(f"keys.resize({number + 1}, 0); keys[{number}] = 1")
+        assert next(follower)[0].shape == (1, 3, 4, 4)
+    writer.write("keys.resize(3, 0); keys[2] = 1")
+    with pytest.raises(NoSuchFrame, match="data: no frame 2: its greatest shape .* has frames 0 to 1"):
+        next(follower)
+    assert (follower.index, follower.missed) == (2, 1)
 
 
 def test_frames_as_a_dictionary(place: Place) -> None:

@@ -105,6 +105,28 @@ def test_a_seal_ends_it_when_all_was_given(stack: Writer, file: FrameFile) -> No
     assert follower.is_finished()
 
 
+@pytest.mark.parametrize("source", [Follower, DataFollower, DataSource])
+def test_what_is_written_before_the_end_is_never_missed(shm: SharedMemory, source: Any) -> None:
+    """The last frames come after the file was looked at, and before it is asked whether it is finished."""
+    with made(shm) as writer, FrameFile("scan", shm) as file:
+        writer.create_dataset("finished", data=[0])
+        file.refresh()
+        data = () if source is Follower else ("data",)
+        follower = source(file, "keys", *data, timeout=60, finished_dataset="finished")
+        patience = (follower if source is Follower else getattr(follower, "kf", None) or follower._follower).patience
+        finish = patience.finish
+
+        def write_and_finish() -> bool:
+            write(writer, 0, 1)
+            writer["finished"][0] = 1
+            return bool(finish())
+
+        patience.finish = write_and_finish
+        next(follower)
+        patience.finish = finish
+        assert len(list(follower)) == 1
+
+
 def test_beyond_a_seal_there_is_no_more(stack: Writer, file: FrameFile) -> None:
     grabber = FrameGrabber("data", file)
     stack.write("frame(0)")
@@ -155,6 +177,19 @@ def test_indices_of_a_replaced_file_end_too(shm: SharedMemory, source: Any) -> N
         next(follower)
         made(shm).close()
         assert list(follower) == []
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_chunks_of_a_replaced_file_end_too(shm: SharedMemory, known: bool) -> None:
+    with made(shm, chunks=(1, 8, 8)) as old, FrameFile("scan", shm) as file:
+        write(old, *range(3))
+        file.refresh()
+        source = ChunkSource({"data": file["data"]}, timeout=60)
+        assert next(source).index == 0
+        made(shm).close()
+        if known:
+            file.refresh()
+        assert list(source) == []
 
 
 def test_late_keys_and_data(shm: SharedMemory) -> None:

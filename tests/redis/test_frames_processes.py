@@ -189,6 +189,47 @@ def test_many_create_at_once(
         assert frames.files(shm) == [] and everything(client) == {} and in_memory(shm) == 0
 
 
+ENDLESS = """
+    import numpy as np
+    from shareddata.frames import FrameFile
+    with SharedMemory(url=sys.argv[1]) as shm, FrameFile("scan", shm, sys.argv[2]) as file:
+        if "data" not in file:
+            file.create_dataset("data", (0, 200, 200), "u2", maxshape=(None, 200, 200), keep=50)
+        data = file["data"]
+        say(len(data))
+        try:
+            while True:
+                data.append(np.full((200, 200), len(data)))
+        except WriterConflict as error:
+            say(len(data))
+            say(error)
+"""
+
+
+def test_writers_that_take_over_from_each_other_do_not_mix(
+    own_server: Callable[..., OwnServer], program: Callable[..., Program], kind: str
+) -> None:
+    """Each begins where the one before it ended, and that one is told; no file of a void write stays."""
+    server = own_server(kind)
+    writers = [program(ENDLESS, server.url, "w")]
+    assert writers[0].line() == "0"
+    with SharedMemory(url=server.url) as shm:
+        for _ in range(5):
+            with FrameFile("scan", shm) as file:
+                begin = len(file["data"])
+                eventually(lambda file=file, begin=begin: file.wait(1) and len(file["data"]) > begin + 5)
+            writers.append(program(ENDLESS, server.url, "r+"))
+            begin = int(writers[-1].line())
+            end, error = int(writers[-2].line()), writers[-2].line()
+            assert begin == end and f"process {writers[-1].process.pid} on" in error
+        with FrameFile("scan", shm, "r+") as file:
+            writers[-1].finish()
+            data = file["data"]
+            for i, *_ in data.left():
+                assert (data[i] == i).all()
+            assert in_memory(shm) == len(data.left()) <= 50
+
+
 PATIENT = """
     import numpy as np
     from shareddata.frames import FrameFile

@@ -120,6 +120,23 @@ def test_a_value_that_was_never_written_can_be_watched(writer: SensorWriter, rea
     assert heard == [5]
 
 
+def test_packs_are_heard_as_well(writer: SensorWriter, reader: SensorReader) -> None:
+    heard: list[tuple[str, Any]] = []
+    for name in ("measurement", "measurement.zip", "odd.zip", "number"):
+        reader.attach_watchdog(name, lambda value, name=name: heard.append((name, value)))  # type: ignore[misc]
+    writer.write("pose", {"x": 1})
+    pack_to_zip(["number", "pose"], writer.data_path)
+    eventually(lambda: len(heard) == 2)
+    pack_to_zip([], writer.data_path, "odd")
+    pack_to_zip(["pose"], writer.data_path, "metadata")
+    reader.disable_watchdog("odd.zip")
+    with pytest.raises(FieldError, match="no watchdog is attached to 'odd.zip'"):
+        reader.disable_watchdog("odd.zip")
+    reader.close()
+    whole = {"number": -1, "pose": {"x": 1}}
+    assert heard == [("measurement", whole), ("measurement.zip", whole), ("odd.zip", {})]
+
+
 def test_a_function_that_raises_is_called_again(
     writer: SensorWriter, reader: SensorReader, caplog: pytest.LogCaptureFixture
 ) -> None:

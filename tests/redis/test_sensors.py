@@ -1,6 +1,8 @@
 """Sensors: writing, reading, packing, removing; over a unix socket and over TCP."""
 
+import copy
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from programs import Program
-from sensing import files, keys, references
+from sensing import files, keys, large_keys, references
 from servers import OwnServer, free_port, plain_client
 from shareddata import DescriptionError, FieldError, SensorNotInitializedError, ServerRefused, SharedMemory, sensors
 from shareddata.errors import DecodeError
 from shareddata.sensors import SensorReader, SensorWriter, pack_to_zip
+from shareddata.server import Server
 from waiting import eventually
 
 BIG = np.arange(100_000, dtype="u2").reshape(250, 400)
@@ -161,6 +166,33 @@ def test_the_sensor_itself_as_a_dictionary(shm: SharedMemory) -> None:
             SensorReader("network", "eth1", shm)
         with pytest.raises(FieldError, match="value '.': found int, expected a dictionary"):
             writer.write(".", 5)
+        writer.write(".", {})
+        assert SensorReader("network", None, shm).get_data() == {"eth0": {"sent": 5}, "lo": {"sent": 3}}
+
+
+def test_bounds_that_keep_nothing_are_refused(shm: SharedMemory) -> None:
+    for keep, keep_bytes in ((0, 1), (-1, 1), (1, -1)):
+        with pytest.raises(FieldError, match="expected 1 or more, and 0 or more"):
+            SensorWriter("camera", "front", shm, keep=keep, keep_bytes=keep_bytes)
+
+
+def test_what_was_replaced_is_there_for_a_reader_far_away(shm: SharedMemory, writer: SensorWriter) -> None:
+    """Over TCP: who has read a reference has time to get the value; in the end nothing is left."""
+    with plain_client(shm.address.url) as client:
+        for number in range(5):
+            writer.write("image", BIG + number)
+            left = len(large_keys(shm)) - references(shm, b"@key:")
+            assert left == (min(number, 2) if shm.address.socket_path is None else 0)
+        writer.close()
+        assert len(large_keys(shm)) == references(shm, b"@key:") == client.scard("sensor:camera/front:large")
+
+
+def test_without_cbor2_the_error_names_what_to_install(
+    shm: SharedMemory, writer: SensorWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cbor2", None)
+    with pytest.raises(ModuleNotFoundError, match=r"sensors need cbor2.*pip install 'shareddata\[arrays\]'"):
+        writer.write("number", 1)
 
 
 def test_a_value_that_cannot_be_written_is_named(shm: SharedMemory, writer: SensorWriter) -> None:
@@ -581,3 +613,43 @@ def test_plain_clients_see_what_is_written(client: redis.Redis, url: str) -> Non
         "metadata": {b".": b"deflated", b"number": b"\1"},
     }
     assert client.zrange("shareddata:sensors", 0, -1) == [b"camera/front"]
+
+
+# -- any writes, one after the other --------------------------------------------------------------------------------
+
+short_names = st.sampled_from(["a", "b", "a/b", "a/b/c", "b/a", "c"])
+letters = st.sampled_from("abc")
+nested = st.recursive(
+    st.integers(0, 9) | st.builds(dict), lambda inner: st.dictionaries(letters, inner, max_size=3), max_leaves=5
+)
+whole = st.tuples(st.just("."), st.dictionaries(letters, nested))
+writes = st.lists(st.tuples(short_names, nested) | whole, max_size=8)
+
+
+def put(model: dict[str, Any], name: str, data: Any) -> None:
+    """Write into nested dictionaries as into a sensor."""
+    if name == ".":
+        for key, value in data.items():
+            put(model, key, value)
+        return
+    *above, last = name.split("/")
+    for part in above:
+        if not isinstance(model.get(part), dict):
+            model[part] = {}
+        model = model[part]
+    model[last] = copy.deepcopy(data)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(writes)
+def test_any_writes_leave_what_nested_dictionaries_would_hold(server: Server, steps: list[tuple[str, Any]]) -> None:
+    with SharedMemory(url=server.url) as shm, SensorWriter("any", "first", shm) as writer:
+        writer.remove()
+        model: dict[str, Any] = {}
+        for step, (name, data) in enumerate(steps):
+            if step % 3 == 2:
+                writer = SensorWriter("any", "first", shm)  # another program goes on
+            writer.write(name, data)
+            put(model, name, data)
+            found = SensorReader("any", "first", shm).get_data() if model else {}
+            assert found == model

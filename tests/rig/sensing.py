@@ -26,14 +26,24 @@ def files(shm: SharedMemory) -> list[Path]:
     return [path for path in place.glob("*/*") if path.parent.name not in ASIDE]
 
 
-def references(shm: SharedMemory) -> int:
-    """Return how many references to large values stand in sensors."""
-    count = 0
+def large_keys(shm: SharedMemory) -> list[str]:
+    """Return the keys of large values that go through the server."""
+    return [key for key in keys(shm) if ":large:" in key]
+
+
+def references(shm: SharedMemory, begin: bytes = b"@file:") -> int:
+    """Return how many references to large values stand in sensors.
+
+    Args:
+        shm: the shared memory.
+        begin: how they begin: `@file:` or `@key:`.
+    """
+    values: list[bytes] = []
     with plain_client(shm.address.url) as client:
         for key in keys(shm):
             kind = client.type(key)
             if kind == b"hash":
-                count += sum(map(large.is_reference, client.hvals(key)))
+                values += client.hvals(key)
             elif kind == b"stream":
-                count += sum(large.is_reference(each) for _, entry in client.xrange(key) for each in entry.values())
-    return count
+                values += [each for _, entry in client.xrange(key) for each in entry.values()]
+    return sum(value.startswith(begin) for value in values)
