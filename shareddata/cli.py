@@ -498,6 +498,7 @@ COMMANDS: dict[str, Command] = {
             sensorcli.sensor,
             archivecli.archive_,
             trustcli.acl_,
+            trustcli.diff,
         ),
         *(serve, new, demo_),
     )

@@ -1,4 +1,4 @@
-"""The commands of trust: acl.
+"""The commands of trust: acl, diff.
 
 As in `cli`, each parses its arguments, calls the library and prints what it says. It knows what each command is for; it
 must not know keys, sockets or how anything is done. Invariants:
@@ -10,8 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from shareddata import acl, descfile, table
-from shareddata.command import UsageError, command
+from shareddata import acl, arguments, descdiff, descfile, table
+from shareddata.command import UsageError, Where, command
 
 _LONGEST = 70  # characters of what a user may write
 
@@ -55,3 +55,39 @@ def acl_(
         print(text, end="")
     rows = [(each.user, table.clip(each.told, _LONGEST), str(folder / each.user)) for each in users.values()]
     print("\n".join(table.grid([("USER", "MAY WRITE", "PASSWORD IN"), *rows])), file=sys.stderr)
+
+
+@command(
+    json=arguments.JSON,
+    files=("The old and the new data description; the new one alone", "positional", None, str, None, "FILE"),
+)
+def diff(where: Where, json: bool = False, *files: str) -> int:
+    """Tell how a data description differs from another one, and whether running programs go on.
+
+    With one file it is compared with what the server has of the records in it. Each difference is called compatible
+    (programs go on), beware (they go on, and something means something else to them) or incompatible (they stop). The
+    exit code is 1 if one is incompatible.
+
+    Examples:
+      shareddata diff old.json new.json
+      shareddata diff battery.json && shareddata init --keep battery.json
+    """
+    if len(files) not in (1, 2):
+        raise UsageError("give the old and the new data description, or the new one alone")
+    new = descfile.load(files[-1])
+    if len(files) == 2:
+        old = descfile.load(files[0])
+    else:
+        with where.open(arguments.SOON) as shm:
+            old = {name: shm.describe(name) for name in shm.names() if name in new}
+    found = descdiff.differences(old, new)
+    fits = descdiff.compatible(found)
+    if json:
+        print(table.dumps({"compatible": fits, "differences": [each._asdict() for each in found]}, indent=1))
+        return int(not fits)
+    rows = [(each.verdict, str(each)) for each in found]
+    if rows:
+        print("\n".join(table.grid(rows)))
+    counted = arguments.count(len(found), "difference")
+    print(f"{counted}: {'running programs go on' if fits else 'NOT compatible: programs have to be started again'}")
+    return int(not fits)
