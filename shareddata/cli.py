@@ -32,6 +32,7 @@ from shareddata import (
     server,
     table,
     trustcli,
+    views,
     watch,
 )
 from shareddata.codec import decoder
@@ -128,16 +129,15 @@ def list_(where: Where, json: bool = False) -> None:
       shareddata list --json | jq 'keys'
     """
     with where.open(arguments.SOON) as shm:
-        views, now = watch.snapshot(shm, shm.names()), shm.clock.now()
+        shown, now = views.snapshot(shm, shm.names()), shm.clock.now()
         if json:
-            found = {view.record.name: _as_json(view, now) for view in views}
-            print(table.dumps(found, indent=1))
+            print(table.dumps({view.record.name: _as_json(view, now) for view in shown}, indent=1))
             return
-        if not views:
+        if not shown:
             print(f"{shm.url}: no record is described: shareddata init FILE...", file=sys.stderr)
             return
     rows = [("RECORD", "OWNER", "AGE", "FIELDS", "WHAT IT IS")]
-    for view in views:
+    for view in shown:
         record = view.record
         owner, doc = table.clean(record.owner), table.clean(record.doc)
         rows.append((record.name, owner, _last(view, now), _fields(record), doc))
@@ -180,7 +180,7 @@ def get(where: Where, name: str, json: bool = False, *fields: str) -> int:
         record = shm.describe(name)
         for field in fields:
             _field(record, field)
-        view, now = watch.snapshot(shm, [name])[0], shm.clock.now()
+        view, now = views.snapshot(shm, [name])[0], shm.clock.now()
     if json:
         print(table.as_json(view, fields, **table.ages(view, now)))
     elif view.trame is not None:
@@ -246,7 +246,7 @@ def set_(where: Where, name: str, assignment: str, app_name: str = "shareddata s
             (data,) = dd.set_datas_to_write([name])
             data.set(**values)
             dd.flush()
-        print(table.line(watch.snapshot(shm, [name])[0]))
+        print(table.line(views.snapshot(shm, [name])[0]))
 
 
 def _parse(record: Record, field: Field, text: str) -> object:
@@ -499,6 +499,7 @@ COMMANDS: dict[str, Command] = {
             archivecli.archive_,
             trustcli.acl_,
             trustcli.diff,
+            trustcli.doctor_,
         ),
         *(serve, new, demo_),
     )

@@ -352,6 +352,19 @@ def _renew(connection: Connection, alive: bytes, stop: threading.Event) -> None:
         connection.close()
 
 
+def holders(connection: Connection, keys: Names, names: Sequence[str]) -> dict[str, tuple[dict[str, Any], bool]]:
+    """Return who holds records, by name, and whether that program lives; records that nobody holds are left out.
+
+    Redis: MGET; PTTL for each.
+    """
+    if not names:
+        return {}
+    texts = connection.ask("MGET", *(keys.lease(name) for name in names))
+    found = {name: holder for name, text in zip(names, texts) if (holder := _holder(text))}
+    signs = {name: keys.writer(str(each.get("owner")), str(each["id"])) for name, each in found.items()}
+    return {name: (each, int(connection.ask("PTTL", signs[name])) >= 0) for name, each in found.items()}
+
+
 def who(holder: Mapping[str, Any]) -> str:
     """Return in words which program holds a record.
 

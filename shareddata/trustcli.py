@@ -1,4 +1,4 @@
-"""The commands of trust: acl, diff.
+"""The commands of trust: acl, diff, doctor.
 
 As in `cli`, each parses its arguments, calls the library and prints what it says. It knows what each command is for; it
 must not know keys, sockets or how anything is done. Invariants:
@@ -10,10 +10,11 @@ import os
 import sys
 from pathlib import Path
 
-from shareddata import acl, arguments, descdiff, descfile, table
+from shareddata import acl, arguments, descdiff, descfile, doctor, facts, table
 from shareddata.command import UsageError, Where, command
 
 _LONGEST = 70  # characters of what a user may write
+_VERDICTS = {facts.OK: "ok", facts.NOTE: "note", facts.WRONG: "WRONG", facts.UNKNOWN: "?"}
 
 
 @command(
@@ -91,3 +92,34 @@ def diff(where: Where, json: bool = False, *files: str) -> int:
     counted = arguments.count(len(found), "difference")
     print(f"{counted}: {'running programs go on' if fits else 'NOT compatible: programs have to be started again'}")
     return int(not fits)
+
+
+@command(
+    json=arguments.JSON,
+    files=("Data descriptions that the server should have", "positional", None, str, None, "FILE"),
+)
+def doctor_(where: Where, json: bool = False, *files: str) -> int:
+    """Look at a server and what is on it, and say in plain words what is right and what isn't.
+
+    It looks at the version, what a kill or a power cut would lose, memory, connections, notifications, clocks, rights,
+    replication, descriptions, records that are old or damaged, sizes, and readers that hold logs back. What is wrong is
+    told with the command that mends it. Nothing is changed. Log in as admin to have everything looked at. The exit code
+    is 1 if something is to be mended.
+
+    Examples:
+      shareddata doctor
+      shareddata doctor datadesc/*.json
+      shareddata doctor --json | jq '.findings[] | select(.verdict == "wrong")'
+    """
+    found = doctor.examine(lambda: where.open(arguments.SOON), descfile.load(*files) if files else {})
+    well = doctor.healthy(found)
+    if json:
+        print(table.dumps({"healthy": well, "findings": [each._asdict() for each in found]}, indent=1))
+        return int(not well)
+    for each in found:
+        print(f"{_VERDICTS[each.verdict]:7}{each.subject:15}{table.clean(each.text)}")
+        if each.remedy:
+            print(f"{'':22}mend: {table.clean(each.remedy)}")
+    wrong, note, unknown = (sum(e.verdict == each for e in found) for each in (facts.WRONG, facts.NOTE, facts.UNKNOWN))
+    print(f"{wrong} to be mended, {note} to be known, {unknown} not looked at")
+    return int(not well)

@@ -22,6 +22,7 @@ from shareddata.errors import DecodeError, DescriptionError, ServerTimeout, Serv
 from shareddata.listen import Listener
 from shareddata.memory import SharedMemory
 from shareddata.table import Line, View, as_json, clip, lay_out, line
+from shareddata.views import snapshot
 
 _NEWS = 0.5  # seconds without news after which ages are drawn again
 _PAUSE = 0.1  # seconds between two looks
@@ -30,28 +31,6 @@ _RATE_OVER = 5.0  # seconds over which a rate is counted
 _LOOK_AGAIN = 2.0  # seconds after which a record that could not be read is tried again
 
 _STYLES = {"title": "\x1b[1m", "record": "\x1b[36m", "alarm": "\x1b[1;31m", "value": ""}
-
-
-def snapshot(shm: SharedMemory, names: Sequence[str]) -> list[View]:
-    """Return what is in records now; one that cannot be read does not hide the others.
-
-    Raises:
-        UnknownData: no such record.
-
-    Redis: MULTI, HMGET for each record, EXEC; MULTI, XREVRANGE for each record, EXEC.
-    """
-    if not names:
-        return []
-    with DataDict("shareddata", shm) as dd:
-        dd.set_datas_to_read(names)
-        try:
-            trames = dict(zip(names, dd.next()))
-            received = shm.received(trames)
-            return [View(shm.describe(name), trames[name], received=received[name]) for name in names]
-        except DecodeError as error:
-            if len(names) == 1:
-                return [View(shm.describe(names[0]), damage=str(error))]
-    return [view for name in names for view in snapshot(shm, [name])]
 
 
 class Rates:
