@@ -125,10 +125,12 @@ class Configured:
             these = ", ".join(sorted(known.keys() - {"self", "shm"}))
             hint = f"did you mean {near[0]}?" if near else f"these are: {these}"
             raise DescriptionError(f"{self._where}: {self.kind.__name__} takes no argument {name!r}: {hint}")
+        left_out = {"self", "object_selector", "event_name"} if "follow" in self.arguments else {"self"}
         for name, parameter in known.items():
-            if parameter.default is parameter.empty and name not in self.arguments and name != "self":
+            if parameter.default is parameter.empty and name not in self.arguments and name not in left_out:
                 raise DescriptionError(f"{self._where}: {self.kind.__name__} needs the argument {name!r}")
-        check(self.name or "x", self.arguments["object_selector"], self.arguments["event_name"])
+        names = (self.arguments.get("object_selector", "*"), self.arguments.get("event_name", "x"))
+        check(self.name or "x", *names)
         if "save_template" in known:
             FileName(self.arguments["save_template"], self.arguments.get("root"))
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.resources import files
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 from shareddata import large, png, server
 from shareddata.cbor import cbor2
 from shareddata.codec import numpy
+from shareddata.columns import load
 from shareddata.errors import SensorNotInitializedError, SharedDataError, UnknownData
 from shareddata.follow import Follower, FrameGrabber
 from shareddata.frames import FrameFile
@@ -39,6 +41,7 @@ _RATE = 20  # frames a second
 _FIRST = 15.0  # seconds within which the camera must have been seen
 _SILENCE = 5.0  # seconds after which a missing frame is missing
 _SNAPSHOTS = 10
+_HDF5 = "camera.h5"
 _BANDS = 32  # characters of a column
 _LEVELS = " .:-=+*#%@"  # from black to white
 
@@ -110,14 +113,15 @@ def _begin(stage: Stage) -> None:
 
 
 def _config(folder: Path) -> list[dict[str, Any]]:
-    common = {
-        "object_selector": _CAMERA,
-        "event_name": "acquisition_data",
-        "root": str(folder / "frames"),
-        "dead_letters": str(folder / "dead-letters"),
-    }
-    arrays = {"save_template": "{{ '%04d' % frame }}.npy"}
-    return [{"_id": "frames", "classname": "shareddata.archive.ArrayArchiver", "arguments": arrays | common}]
+    """Return what the archiver stores: a file for each frame, and, where h5py is installed, one for all."""
+    letters = str(folder / "dead-letters")
+    events = {"object_selector": _CAMERA, "event_name": "acquisition_data", "dead_letters": letters}
+    arrays = {"root": str(folder / "frames"), "save_template": "{{ '%04d' % frame }}.npy"}
+    config = [{"_id": "npy", "classname": "shareddata.archive.ArrayArchiver", "arguments": events | arrays}]
+    if find_spec("h5py"):
+        one = {"root": str(folder), "save_template": _HDF5, "units": "1", "records": ["CAMERA__frames"]}
+        config.append({"_id": "hdf5", "classname": "shareddata.archive.Hdf5Archiver", "arguments": events | one})
+    return config
 
 
 # -- frames -----------------------------------------------------------------------------------------------------------
@@ -211,6 +215,14 @@ def _archived(stage: Stage) -> None:
     stage.troupe.end("archive")
     with FrameFile(_CAMERA, stage.shm) as file:
         expected, last = len(file["data"]), file["data"][-1]
+    _archived_files(stage, expected, last)
+    if find_spec("h5py"):
+        _archived_rows(stage, expected, last)
+    else:
+        stage.say("Not archived as HDF5: h5py is not installed (pip install 'shareddata[hdf5]').")
+
+
+def _archived_files(stage: Stage, expected: int, last: Any) -> None:
     folder = stage.folder / "frames"
     paths = sorted(folder.glob("*.npy"))
     if [path.stem for path in paths] != [f"{number:04d}" for number in range(expected)]:
@@ -219,3 +231,12 @@ def _archived(stage: Stage) -> None:
     if not (array == last).all():
         raise SharedDataError(f"{paths[-1]} is not the last frame")
     stage.say(f"Archived: {len(paths)} files, each {array.shape} {array.dtype}: {paths[0]} ...")
+
+
+def _archived_rows(stage: Stage, expected: int, last: Any) -> None:
+    path = stage.folder / _HDF5
+    with load("hdf5").File(path) as file:
+        data = file["entry/data/data"]
+        if len(data) != expected or not (data[-1] == last).all():
+            raise SharedDataError(f"{path}: found {len(data)} frames, expected {expected}, the last one too")
+        stage.say(f"Archived: one file, {data.shape} {data.dtype}: {path}")

@@ -9,17 +9,21 @@ out (`swmrfile`), nor how events come (`archiver`). Invariants:
 """
 
 import logging
+import os
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shareddata import memory
 from shareddata.codec import numpy
 from shareddata.columns import json_text, listed, load
 from shareddata.datadict import DataDict
 from shareddata.errors import FieldError, ServerError, SharedDataError
 from shareddata.filearchive import FileArchiver, array_of
+from shareddata.framearchive import FrameArchive
 from shareddata.swmrfile import Identity, SwmrFile, identities, mend
 from shareddata.wholefile import Draft, numbered
 from shareddata.wire import shown
@@ -53,6 +57,10 @@ class Hdf5Archiver(FileArchiver):
         units: of the arrays: a text for all, or one for each name.
         records: names of records whose trames are noted at the file's start and end.
         compression: a filter of h5py, such as `gzip`; None for none.
+        follow: frame files that are copied while they grow, each to an HDF5 file with the same datasets: a name, or a
+            pattern; then `object_selector` and `event_name` may be left out. Their names are made of the frame file's
+            metadata.
+        keys: paths of the groups that hold their key datasets, or of key datasets.
         **kwargs: see `FileArchiver` and `DataArchiver`.
 
     A payload is an array, which gets the name `data`, or a dictionary of arrays and numbers.
@@ -85,6 +93,8 @@ class Hdf5Archiver(FileArchiver):
         units: str | Mapping[str, str] = "",
         records: Sequence[str] = (),
         compression: str | None = None,
+        follow: str | None = None,
+        keys: str | Sequence[str] = "keys",
         **kwargs: Any,
     ) -> None:
         load("hdf5")
@@ -96,6 +106,14 @@ class Hdf5Archiver(FileArchiver):
         self._open: dict[str, _Open] = {}
         self._kept: set[Identity] = set()  # rows of files that were left unfinished
         self._data: DataDict | None = None
+        self._keys = keys
+        self._counting = threading.Lock()
+        self._frames: FrameArchive | None = None
+        self.follow = follow
+        if follow is not None:
+            kwargs["shm"] = memory.default(kwargs.get("shm"))
+            if not args and "object_selector" not in kwargs:
+                kwargs.update(object_selector=follow, event_name="frames", subscribe=False)
         super().__init__(save_template, *args, **kwargs)
 
     def _prepare(self) -> None:
@@ -103,11 +121,33 @@ class Hdf5Archiver(FileArchiver):
             for note, path in self._ledger.notes(_OPEN).items():
                 self._mend(note, path)
         super()._prepare()
+        if self.follow is not None and self._shm:
+            self._frames = FrameArchive(
+                *(self._shm, self.name, self.follow, self._keys, self._frame_path, self.name_template.root or "/"),
+                *(self.records, self._compression, self._copied),
+            )
         if self.records:
             if self._shm is None:
                 raise ValueError(f"archiver {self.name}: records are noted, so give shm=")
             self._data = DataDict(f"archiver-{self.name}", self._shm)
             self._data.set_datas_to_read(self.records)
+
+    def _distinction(self) -> str:
+        return f"{super()._distinction()} {self.follow}"
+
+    def _frame_path(self, name: str, metadata: Mapping[str, Any]) -> str:
+        return self._path(name, {**self.metadata, **metadata})
+
+    def _copied(self, path: str) -> None:
+        with self._counting:
+            self._stored += 1
+            self._last = path
+
+    def _stop(self) -> None:
+        if self._frames and os.getpid() == self._pid:
+            self._stop_event.set()
+            self._frames.stop()
+        super()._stop()
 
     # -- rows -----------------------------------------------------------------------------------------------------
 
@@ -160,7 +200,7 @@ class Hdf5Archiver(FileArchiver):
         records = [self._shm.describe(name) for name in self.records] if self._shm else []
         title = f"{self.event_name} of {source}"
         note = f"{_OPEN}{uuid.uuid4().hex}"
-        with Draft(self.name_template.root or "/", wanted, None, note) as draft:
+        with Draft(self.name_template.root or "/", wanted, None, f"{self.name} rows", again=True) as draft:
             file = SwmrFile(draft.path, row, {k: v for k, v in units.items() if v}, title, records, self._compression)
             try:
                 if self._data:
@@ -218,7 +258,7 @@ class Hdf5Archiver(FileArchiver):
         """Make what was left unfinished a whole file, under its name; its rows are not to be written again."""
         try:
             self._kept |= identities(path)
-            with Draft("/", path, None, note, again=True) as draft:
+            with Draft("/", path, None, f"{self.name} rows", again=True) as draft:
                 mend(path, draft.path)
                 draft.replace(path)
         except BlockingIOError:

@@ -7,7 +7,7 @@ Invariants:
    is counted and logged.
 2. It hears what is written after it was made: its place is fixed then, before it is started.
 3. `settle` returns when everything is taken that was in the stream when it was called, or says why it is not.
-4. Nothing that is raised in the thread is swallowed: it is logged, and the thread goes on with the next entry.
+4. Nothing that is raised in the thread is swallowed: it is logged, the entry counts as missed, and the thread goes on.
 """
 
 import logging
@@ -231,8 +231,9 @@ class Hearing:
                     self.lose(1, f"the server is away: {error}")
                     return
                 self._away(error)
-            except Exception:
+            except Exception as error:
                 log.exception("%s: entry %s", self._subject, identity)
+                self.lose(1, f"{type(error).__name__}: {error}")
                 return
 
     def _away(self, error: ServerError) -> None:

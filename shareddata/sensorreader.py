@@ -158,8 +158,7 @@ class SensorReader:
                 return self._packed(name)
             return self._value(name)
         except SensorNotInitializedError as error:
-            known = tree.nest(dict.fromkeys(self._names()))
-            actual = next((each for each in known if _attribute(each) == name), None)
+            actual = next((each for each in self._tops() if _attribute(each) == name), None)
             if actual is None:
                 raise AttributeError(str(error), name=name, obj=self) from None
             return self._value(actual)
@@ -214,9 +213,8 @@ class SensorReader:
 
         Redis: HKEYS, SMEMBERS.
         """
-        names = tree.nest(dict.fromkeys(self._names()))
         packs = [name for name in self._store.zipnames() if name in (MEASUREMENT, METADATA) and not self._under]
-        self.attributes = [*dict.fromkeys(map(_attribute, names)), "attributes", *packs]
+        self.attributes = [*dict.fromkeys(map(_attribute, self._tops())), "attributes", *packs]
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *self.attributes})
@@ -224,10 +222,11 @@ class SensorReader:
     def _full(self, name: str) -> str:
         return "/".join(part for part in (self._under, name) if part)
 
-    def _names(self) -> list[str]:
-        """Return the names of the values, as this reader calls them."""
+    def _tops(self) -> list[str]:
+        """Return the names of the values and dictionaries that this reader has, without what is in these."""
         start = len(self._under) + 1 if self._under else 0
-        return [name[start:] for name in self._store.names() if not start or name.startswith(self._under + "/")]
+        names = [name for name in self._store.names() if not start or name.startswith(self._under + "/")]
+        return list(dict.fromkeys(name[start:].partition("/")[0] for name in names))
 
     def _value(self, name: str) -> Any:
         try:
@@ -245,7 +244,7 @@ class SensorReader:
         if not found:
             raise SensorNotInitializedError(
                 f"sensor {self._store.name} at {self._shm.url}: no value {name!r} was written"
-                f"{tree.near(name, tree.nest(dict.fromkeys(self._names())))}"
+                f"{tree.near(name, self._tops())}"
             )
         return found
 

@@ -42,12 +42,13 @@ T = TypeVar("T")
 _all: "weakref.WeakSet[SensorValues]" = weakref.WeakSet()
 
 
-def _free_locks_in_child() -> None:
+def _begin_anew_in_child() -> None:
     for each in list(_all):
         each.lock = threading.RLock()
+        each.large = SensorLarge(each.shm, each.large.key)  # with tokens of its own
 
 
-os.register_at_fork(after_in_child=_free_locks_in_child)
+os.register_at_fork(after_in_child=_begin_anew_in_child)
 
 
 class Packed(NamedTuple):

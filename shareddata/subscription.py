@@ -412,6 +412,33 @@ class Ledger:
             if name.startswith(mark + identity.encode())
         }
 
+    def complete(self, identity: str, path: str) -> None:
+        """Note that a file is whole, for good: until `forgotten`.
+
+        Redis: MULTI, HDEL, HSET, EXEC.
+        """
+        fields = self._fields(identity, path)
+        self._transact([pack("HDEL", self._key, *fields), pack("HSET", self._key, f"whole:{fields[0]}", path)])
+
+    def completed(self, identity: str) -> set[str]:
+        """Return which files are whole, of those whose names begin like this.
+
+        Redis: HGETALL.
+        """
+        mark = f"whole:{note_of(self._name, '')}".encode()
+        found = self._connection.ask("HGETALL", self._key)
+        names = {str(name.removeprefix(mark), "utf-8") for name in found if name.startswith(mark)}
+        return {name for name in names if name.startswith(identity)}
+
+    def forget(self, identities: Iterable[str]) -> None:
+        """Drop notes of files that are whole.
+
+        Redis: HDEL.
+        """
+        fields = [f"whole:{note_of(self._name, identity)}" for identity in identities]
+        if fields:
+            self._connection.call("HDEL", self._key, *fields)
+
     def _adopt(self, identity: str, path: str) -> None:
         mine, theirs = self._fields(identity, path)
         self._connection.call("HSET", self._key, theirs, mine.encode() + _ADOPTED)

@@ -75,20 +75,19 @@ class SwmrFile:
     ) -> None:
         h5py = load("hdf5")
         self._compression = compression
-        self._records = records
+        self._records = Records(records)
         self.broken = False
         self.rows = 0
         self._text = 0
         self._need = sum(value.nbytes for value in sample.values()) + _SLACK
-        self._reserve = _Reserve(os.path.dirname(path), self._need)
+        self._reserve = Reserve(os.path.dirname(path), self._need)
         self._file = h5py.File(path, "w", libver="latest")
         try:
             self._make(sample, units, title)
             self._datasets = {name: self._file[f"{DATA}/{name}"] for name in (*sample, "time")}
             self._key = self._file[f"{KEYS}/frame"]
             self._file.swmr_mode = True
-            self._lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # HDF5's own lock ends when SWMR begins
-            _flock(self._lock, fcntl.LOCK_SH)
+            self._lock = hold(path)
         except BaseException:
             self._reserve.release()
             self._file.close()
@@ -96,12 +95,12 @@ class SwmrFile:
 
     def _make(self, sample: Mapping[str, Any], units: Mapping[str, str], title: str) -> None:
         self._file.attrs.update({"NX_class": "NXroot", "default": "entry", "creator": "shareddata"})
-        entry = _group(self._file, "entry", "NXentry")
+        entry = group_of(self._file, "entry", "NXentry")
         entry.attrs["default"] = "data"
-        entry["title"], entry["start_time"] = title, _now()
+        entry["title"], entry["start_time"] = title, now()
         entry.create_dataset("end_time", data=b"", dtype="S32")  # texts of any length cannot be written by SWMR
         entry.create_dataset("finished", data=0)
-        data = _group(entry, "data", "NXdata")
+        data = group_of(entry, "data", "NXdata")
         for name, value in sample.items():
             made = self._dataset(data, name, value.shape, value.dtype)
             if name in units:
@@ -110,40 +109,15 @@ class SwmrFile:
         time.attrs.update({"units": "ns", "start": _EPOCH})
         rank = next(iter(sample.values())).ndim
         data.attrs.update({"signal": next(iter(sample)), "axes": ["time", *["."] * rank], "title": title})
-        self._dataset(_group(entry, "keys", "NXcollection"), "frame", (1,) * rank, "<i8")
-        events = _group(entry, "events", "NXcollection")
+        self._dataset(group_of(entry, "keys", "NXcollection"), "frame", (1,) * rank, "<i8")
+        events = group_of(entry, "events", "NXcollection")
         self._dataset(events, "id", (3,), "<u8")
         self._dataset(events, "metadata", (), "|u1", _BYTES).attrs["content"] = "JSON, UTF-8, one after the other"
         self._dataset(events, "metadata_end", (), "<u8")
-        self._make_records(_group(entry, "records", "NXcollection"))
-
-    def _make_records(self, records: Any) -> None:
-        lines = self._dataset(records, "trames", (), "|u1", _BYTES)
-        lines.attrs["content"] = "a line of JSON, UTF-8, for each record at the start and at the end"
-        for record in self._records:
-            group = _group(records, record.name, "NXcollection")
-            self._dataset(group, "_time", (), "<i8").attrs.update({"units": "ns", "start": _EPOCH})
-            for column in map(column_of, record.fields):
-                if column.dtype:
-                    log = _group(group, column.name, "NXlog")
-                    value = self._dataset(log, "value", column.shape, column.dtype)
-                    log["time"] = group["_time"]
-                    if column.unit:
-                        value.attrs["units"] = column.unit
+        self._records.make(entry)
 
     def _dataset(self, group: Any, name: str, shape: Sequence[int], dtype: Any, rows: int = 0) -> Any:
-        try:
-            size = max(1, math.prod(shape) * numpy().dtype(dtype).itemsize)
-            return group.create_dataset(
-                name,
-                shape=(0, *shape),
-                maxshape=(None, *shape),
-                dtype=dtype,
-                chunks=(rows or max(1, min(_ROWS, _CHUNK // size)), *(max(1, extent) for extent in shape)),
-                compression=self._compression if size > 64 else None,
-            )
-        except (TypeError, ValueError) as error:
-            raise FieldError(f"{name!r}: HDF5 cannot hold {dtype} of shape {tuple(shape)}: {error}") from None
+        return _dataset(group, name, shape, dtype, rows, self._compression)
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         """Tell whether a row has the names, shapes and types of the first one."""
@@ -179,25 +153,13 @@ class SwmrFile:
         self.rows, self.broken = number + 1, False
 
     def note(self, trames: Sequence[Any]) -> None:
-        """Note the records' trames, None for one that was never written; in the order of the descriptions."""
-        lines = []
-        for record, trame in zip(self._records, trames):
-            values = None if trame is None else trame._asdict()
-            lines.append(json_text({record.name: listed(values)}) + "\n")
-            if values is not None:
-                group = self._file[f"/entry/records/{record.name}"]
-                _put(group["_time"], len(group["_time"]), nanoseconds(trame.ts) or 0)
-                for column in map(column_of, record.fields):
-                    if column.dtype:
-                        log = group[column.name]["value"]
-                        _put(log, len(log), values[column.name])
-        dataset = self._file["/entry/records/trames"]
-        _extend(dataset, len(dataset), numpy().frombuffer("".join(lines).encode(), "u1"))
+        """Note the records' trames: see `Records.note`."""
+        self._records.note(trames)
         self._file.flush()
 
     def finish(self) -> None:
         """Say that nothing more will be written, and close the file: then anybody may open it."""
-        self._file["/entry/end_time"][()] = _now().encode()
+        self._file["/entry/end_time"][()] = now().encode()
         self._file[FINISHED][()] = 1
         self._file.flush()
         self._sync()
@@ -213,6 +175,54 @@ class SwmrFile:
 
     def _sync(self) -> None:
         os.fsync(self._file.id.get_vfd_handle())
+
+
+class Records:
+    """Trames of records in a file: noted at its start and its end.
+
+    Args:
+        records: their descriptions.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
+        self._group: Any = None
+
+    def make(self, entry: Any) -> None:
+        """Make what they are noted in: before SWMR begins."""
+        self._group = group_of(entry, "records", "NXcollection")
+        lines = _dataset(self._group, "trames", (), "|u1", _BYTES)
+        lines.attrs["content"] = "a line of JSON, UTF-8, for each record at the start and at the end"
+        for record in self._records:
+            group = group_of(self._group, record.name, "NXcollection")
+            _dataset(group, "_time", (), "<i8").attrs.update({"units": "ns", "start": _EPOCH})
+            for column in map(column_of, record.fields):
+                if column.dtype:
+                    log = group_of(group, column.name, "NXlog")
+                    value = _dataset(log, "value", column.shape, column.dtype)
+                    log["time"] = group["_time"]
+                    if column.unit:
+                        value.attrs["units"] = column.unit
+
+    def open(self, entry: Any) -> None:
+        """Go on with what an earlier process has made."""
+        self._group = entry["records"]
+
+    def note(self, trames: Sequence[Any]) -> None:
+        """Note trames, None for a record that was never written; in the order of the descriptions."""
+        lines = []
+        for record, trame in zip(self._records, trames):
+            values = None if trame is None else trame._asdict()
+            lines.append(json_text({record.name: listed(values)}) + "\n")
+            if values is not None:
+                group = self._group[record.name]
+                _put(group["_time"], len(group["_time"]), nanoseconds(trame.ts) or 0)
+                for column in map(column_of, record.fields):
+                    if column.dtype:
+                        log = group[column.name]["value"]
+                        _put(log, len(log), values[column.name])
+        dataset = self._group["trames"]
+        _extend(dataset, len(dataset), numpy().frombuffer("".join(lines).encode(), "u1"))
 
 
 def identities(path: str) -> set[Identity]:
@@ -238,11 +248,7 @@ def mend(path: str, draft: str) -> None:
         OSError, KeyError: it cannot be read, or the draft not be written.
     """
     h5py = load("hdf5")
-    lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _flock(lock, fcntl.LOCK_EX)
-    finally:
-        os.close(lock)
+    check_left(path)
     with h5py.File(path, "r", swmr=True) as left, h5py.File(draft, "w", libver="latest") as whole:
         whole.attrs.update(left.attrs)
         left.copy("entry", whole)
@@ -252,7 +258,7 @@ def mend(path: str, draft: str) -> None:
         ends = whole["/entry/events/metadata_end"]
         whole["/entry/events/metadata"].resize(int(ends[-1]) if rows else 0, axis=0)
         if not whole["/entry/end_time"][()]:
-            whole["/entry/end_time"][()] = _now().encode()
+            whole["/entry/end_time"][()] = now().encode()
         whole[FINISHED][()] = 1
         whole.flush()
         os.fsync(whole.id.get_vfd_handle())
@@ -265,7 +271,7 @@ def metadata_of(file: Any) -> list[dict[str, Any]]:
     return [json.loads(text[start:end]) for start, end in zip(ends, ends[1:])]
 
 
-class _Reserve:
+class Reserve:
     """Room on a disk that is kept free: HDF5 may crash the process when it cannot write what it has in hand.
 
     Args:
@@ -311,6 +317,27 @@ def _allocate(file: int, offset: int, size: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def hold(path: str) -> int:
+    """Return a descriptor that tells others that a file is being written: HDF5's own lock ends when SWMR begins."""
+    lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    _flock(lock, fcntl.LOCK_SH)
+    return lock
+
+
+def check_left(path: str) -> None:
+    """Check that nobody writes a file any more.
+
+    Raises:
+        BlockingIOError: its writer lives.
+        FileNotFoundError: there is none.
+    """
+    lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _flock(lock, fcntl.LOCK_EX)
+    finally:
+        os.close(lock)
+
+
 def _flock(file: int, how: int) -> None:
     """Lock a file, where its file system can do that.
 
@@ -326,10 +353,33 @@ def _flock(file: int, how: int) -> None:
             raise
 
 
-def _group(parent: Any, name: str, kind: str) -> Any:
+def group_of(parent: Any, name: str, kind: str) -> Any:
+    """Make a group of a class of NeXus."""
     group = parent.create_group(name, track_order=True)
     group.attrs["NX_class"] = kind
     return group
+
+
+def _dataset(
+    group: Any, name: str, shape: Sequence[int], dtype: Any, rows: int = 0, compression: str | None = None
+) -> Any:
+    """Make a dataset whose first dimension grows.
+
+    Raises:
+        FieldError: HDF5 has no such arrays.
+    """
+    try:
+        size = max(1, math.prod(shape) * numpy().dtype(dtype).itemsize)
+        return group.create_dataset(
+            name,
+            shape=(0, *shape),
+            maxshape=(None, *shape),
+            dtype=dtype,
+            chunks=(rows or max(1, min(_ROWS, _CHUNK // size)), *(max(1, extent) for extent in shape)),
+            compression=compression if size > 64 else None,
+        )
+    except (TypeError, ValueError) as error:
+        raise FieldError(f"{name!r}: HDF5 cannot hold {dtype} of shape {tuple(shape)}: {error}") from None
 
 
 def _put(dataset: Any, row: int, value: Any) -> None:
@@ -344,5 +394,6 @@ def _extend(dataset: Any, before: int, text: Any) -> int:
     return before + len(text)
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time as NeXus writes it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -237,11 +237,19 @@ class Writer:
             if content is not None and status.st_nlink == 1:
                 del self._contents[status.st_ino]
                 self._contents_size -= len(content)
-                room = _SPARE_BYTES - sum(len(each.content) for each in self._spares)
-                if len(content) <= room and len(self._spares) < _SPARE_FILES:
+                if len(content) <= _SPARE_BYTES:
                     self._spares.append(Spare(spare, content))
+                    self._make_room()
                     return
         os.unlink(spare)
+
+    def _make_room(self) -> None:
+        """Unlink the spare files that were given back first, where there are too many: others are needed now."""
+        size = sum(len(each.content) for each in self._spares)
+        while len(self._spares) > _SPARE_FILES or size > _SPARE_BYTES:
+            oldest = self._spares.pop(0)
+            size -= len(oldest.content)
+            os.unlink(oldest.path)
 
     @staticmethod
     def _name(spare: str, path: str) -> None:

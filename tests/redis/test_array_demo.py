@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -74,6 +75,9 @@ def test_everything_is_seen(tmp_path: Path) -> None:
     paths = sorted((tmp_path / "out" / "frames").glob("*.npy"))
     assert len(paths) == int(archived[1]) and str(paths[0]) == archived[2]
     assert np.load(paths[-1]).max() > 30000
+    with h5py.File(tmp_path / "out" / "camera.h5") as file:
+        data = file["entry/data/data"]
+        assert data.shape == (int(archived[1]), 256, 512) and (data[-1] == np.load(paths[-1])).all()
     recorded = re.search(r"A dataset: (\d+) snapshots, frames (\d+) to (\d+): (\S+)", out)
     assert recorded and int(recorded[1]) == int(recorded[3]) - int(recorded[2]) + 1 >= 10
     snapshots = sorted(Path(recorded[4]).iterdir())
@@ -115,6 +119,27 @@ def test_a_camera_that_dies_is_told(tmp_path: Path) -> None:
 def test_a_camera_that_does_not_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arraydemo, "_RATE", 0)
     with pytest.raises(SharedDataError, match=r"hdl_camera ended with code 2: .*the frequency must be positive"):
+        run(tmp_path, lambda _: None)
+
+
+def test_without_h5py_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arraydemo, "find_spec", lambda name: None)
+    said: list[str] = []
+    run(tmp_path, said.append)
+    assert said[-1] == "Not archived as HDF5: h5py is not installed (pip install 'shareddata[hdf5]')."
+    assert not (tmp_path / "camera.h5").exists()
+
+
+def test_rows_that_are_missing_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = arraydemo._config
+
+    def config(folder: Path) -> list[dict[str, Any]]:
+        first, second = begin(folder)
+        second["arguments"]["rows"] = 5
+        return [first, second]
+
+    monkeypatch.setattr(arraydemo, "_config", config)
+    with pytest.raises(SharedDataError, match=r"camera\.h5: found 5 frames, expected \d+, the last one too"):
         run(tmp_path, lambda _: None)
 
 

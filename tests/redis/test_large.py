@@ -104,6 +104,11 @@ def test_files_are_written_again_and_only_a_few_are_kept_for_that(shm: SharedMem
     for field in range(20):
         put(shm, values, b"", field=str(field))
     assert 1 < len(list(place.glob("spare/*"))) <= 4
+    inodes = set()
+    for number in range(20):  # the spare files, all too small, make room
+        put(shm, values, bytes([number]) * 900_000)
+        inodes.add(next(path for path in files(shm) if path.stat().st_size >= 900_000).stat().st_ino)
+    assert len(inodes) == 2
 
 
 def test_over_tcp_values_go_through_the_server(own_server: Callable[..., OwnServer]) -> None:

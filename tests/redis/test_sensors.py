@@ -595,6 +595,34 @@ def test_a_forked_child_writes_by_itself(program: Callable[..., Program], url: s
     assert program(code, env={"SHAREDDATA_URL": url}).finish() == ["True True"]
 
 
+def test_a_forked_child_gives_large_values_keys_of_its_own(
+    program: Callable[..., Program], own_server: Callable[..., OwnServer], kind: str
+) -> None:
+    code = """
+    from shareddata.sensors import SensorReader, SensorWriter
+    writer = SensorWriter("dummy", "first")
+    writer.write("number", 0)
+    child = os.fork()
+    for number in range(5):
+        writer.write("parent" if child else "child", [b"pc"[child == 0]] * 100_000)
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    values = SensorReader("dummy").get_data()
+    say(values["parent"] == [112] * 100_000, values["child"] == [99] * 100_000)
+    writer.close()
+    """
+    environment = {"SHAREDDATA_URL": own_server(kind, port=free_port()).tcp_url}
+    assert program(code, env=environment).finish() == ["True True"]
+
+
+def test_a_reader_of_names_that_exclude_each_other(client: redis.Redis, url: str) -> None:
+    """Another program wrote both `a` and `a/b`: the reader can be made, and each can be read."""
+    client.hset("sensor:x/y", mapping={"a": b"\1", "a/b": b"\2"})
+    with SharedMemory(url=url) as shm, SensorReader("x", "y", shm) as reader:
+        assert reader.attributes == ["a", "attributes"] and reader.a == 1 and reader.get_data("a/b") == 2
+
+
 def test_plain_clients_see_what_is_written(client: redis.Redis, url: str) -> None:
     """As the reference describes it."""
     with SharedMemory(url=url) as shm, SensorWriter("camera", "front", shm) as writer:
