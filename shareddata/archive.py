@@ -116,10 +116,7 @@ class Configured:
 
     def _check(self) -> None:
         """Compare the arguments with what the class takes."""
-        known: dict[str, inspect.Parameter] = {}
-        for each in self.kind.__mro__:
-            own = inspect.signature(vars(each)["__init__"]).parameters.values() if "__init__" in vars(each) else ()
-            known |= {p.name: p for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        known = _parameters(self.kind)
         for name in self.arguments.keys() - known.keys():
             near = difflib.get_close_matches(name, known, 1)
             these = ", ".join(sorted(known.keys() - {"self", "shm"}))
@@ -142,6 +139,18 @@ class Configured:
             raise
         except (TypeError, ValueError) as error:
             raise DescriptionError(f"{self._where}: {error}") from None
+
+
+def _parameters(kind: type[DataArchiver]) -> dict[str, inspect.Parameter]:
+    """Return what a class takes, and what those take that it hands `**kwargs` on to."""
+    known: dict[str, inspect.Parameter] = {}
+    for each in kind.__mro__:
+        if "__init__" in vars(each):
+            own = inspect.signature(vars(each)["__init__"]).parameters.values()
+            known = {p.name: p for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} | known
+            if not any(p.kind is p.VAR_KEYWORD for p in own):
+                break
+    return known
 
 
 def configured(config: Config) -> list[Configured]:

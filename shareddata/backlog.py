@@ -11,8 +11,8 @@ from typing import NamedTuple
 from shareddata.connection import Connection
 from shareddata.errors import UnknownData
 from shareddata.eventstream import EventStream
+from shareddata.ledger import note_of
 from shareddata.memory import SharedMemory
-from shareddata.subscription import note_of
 from shareddata.wire import pack, transaction
 
 

@@ -10,6 +10,7 @@ out (`eventstream`), who reads them (`subscription`) or what becomes of them. In
 """
 
 import hashlib
+import os
 import secrets
 import threading
 import weakref
@@ -41,6 +42,8 @@ class Emitter:
         shm: the shared memory; None for this process's own at the default address.
         max_events: how many events wait at most for archivers.
         max_bytes: how many bytes they have at most.
+        by_reference: False: payloads go through the server always, and survive the machine as everything there does;
+            else large ones are files in memory where everybody is on one machine.
 
     The bounds are looked at before each event: several emitters of one source may exceed them by one event each.
 
@@ -55,13 +58,15 @@ class Emitter:
         *,
         max_events: int = MAX_EVENTS,
         max_bytes: int = MAX_BYTES,
+        by_reference: bool = True,
     ) -> None:
         shm = memory.default(shm)
         self.stream = EventStream(shm, source, event)
         self.max_events, self.max_bytes = max_events, max_bytes
         self._large = LargeValues(shm)
+        self._by_reference = by_reference and self._large.by_reference
         self._registry, self._member = shm.keys.events(), f"{source}:{event}"
-        self._mark = f"{self.stream.key}:last:{secrets.token_hex(6)}"
+        self._mark, self._pid = "", 0
         self._connection = shm.connect(f"events of {source}")
         self._seen = -1  # how often the connection was opened when the server's state was looked at last
         self._length = self._bytes = 0
@@ -104,7 +109,8 @@ class Emitter:
         self._connection.settle()
         if self._seen != self._connection.opened:
             self._look()
-        token, written = self._repeated(parts, about) if self._uncertain else (secrets.token_hex(9).encode(), False)
+        uncertain = self._uncertain is not None and self._pid == os.getpid()
+        token, written = self._repeated(parts, about) if uncertain else (secrets.token_hex(9).encode(), False)
         if written:
             return
         if self._is_full(size):
@@ -134,10 +140,12 @@ class Emitter:
 
     def _write(self, token: bytes, parts: Sequence[Any], about: bytes, size: int) -> None:
         stream = self.stream
-        place = "files" if self._large.by_reference and size > LIMIT else "values"
+        if self._pid != os.getpid():  # a forked child's events are its own
+            self._mark, self._pid = f"{stream.key}:last:{secrets.token_hex(6)}", os.getpid()
+        place = "files" if self._by_reference and size > LIMIT else "values"
         head = ("token", token, "size", size, "metadata", about, "place", place)
         with self._large.change() as change:
-            stored = change.store(stream.place(place), parts)
+            stored = change.store(stream.place(place), parts) if place == "files" else b"".join(parts)
             commands = [
                 pack("XLEN", stream.key),
                 pack("HINCRBY", stream.state, "bytes", size),

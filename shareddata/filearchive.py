@@ -17,8 +17,8 @@ from shareddata.archiver import DataArchiver, Work
 from shareddata.codec import encode_any, numpy
 from shareddata.columns import listed
 from shareddata.errors import FieldError
+from shareddata.ledger import Ledger
 from shareddata.paths import FileName
-from shareddata.subscription import Ledger
 from shareddata.wholefile import Draft, Write, numbered
 from shareddata.wire import shown
 

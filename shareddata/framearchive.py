@@ -18,9 +18,10 @@ from shareddata.datadict import DataDict
 from shareddata.errors import ServerError, ServerTimeout, ServerUnreachable, SharedDataError
 from shareddata.framemirror import Mirror
 from shareddata.frames import FrameFile, created
+from shareddata.ledger import Ledger
 from shareddata.memory import SharedMemory
-from shareddata.subscription import Ledger, selects
-from shareddata.swmrfile import check_left
+from shareddata.occupied import check_left
+from shareddata.subscription import selects
 from shareddata.wholefile import Draft, numbered
 
 log = logging.getLogger("shareddata")

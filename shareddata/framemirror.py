@@ -23,7 +23,9 @@ from shareddata.errors import NoMoreFrames, NoSuchFrame, NotYetWritten
 from shareddata.follow import Follower
 from shareddata.frames import FrameFile
 from shareddata.keyed import KeyPaths
-from shareddata.swmrfile import FINISHED, Records, Reserve, group_of, hold, now
+from shareddata.nexusparts import Records, group_of, now
+from shareddata.occupied import Reserve, hold
+from shareddata.swmrfile import FINISHED
 
 _ROOM = 1 << 19  # bytes beside the frames: HDF5's own
 

@@ -18,26 +18,18 @@ know sockets, events or archivers; h5py is imported only when a file is made. In
     /entry/finished              1 when nothing more will be written
 """
 
-import errno
-import fcntl
 import json
-import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from shareddata.codec import numpy
-from shareddata.columns import column_of, json_text, listed, load, nanoseconds
+from shareddata.columns import load
 from shareddata.datadesc import Record
-from shareddata.errors import FieldError
+from shareddata.nexusparts import EPOCH, TEXT, Records, extend, group_of, growing, now, put
+from shareddata.occupied import Reserve, check_left, hold
 
-_CHUNK = 1 << 16  # bytes of a chunk of small rows, about
-_ROWS = 512  # of a chunk, at most
 _SLACK = 1 << 17  # bytes beside a row: the other datasets' chunks, and HDF5's own
-_EPOCH = "1970-01-01T00:00:00Z"
-_BYTES = 1 << 14  # of a chunk of texts
 
 DATA, KEYS, FINISHED = "/entry/data", "/entry/keys", "/entry/finished"
 Identity = tuple[int, int, int]
@@ -102,22 +94,22 @@ class SwmrFile:
         entry.create_dataset("finished", data=0)
         data = group_of(entry, "data", "NXdata")
         for name, value in sample.items():
-            made = self._dataset(data, name, value.shape, value.dtype)
+            made = self._growing(data, name, value.shape, value.dtype)
             if name in units:
                 made.attrs["units"] = units[name]
-        time = self._dataset(data, "time", (), "<i8")
-        time.attrs.update({"units": "ns", "start": _EPOCH})
+        time = self._growing(data, "time", (), "<i8")
+        time.attrs.update({"units": "ns", "start": EPOCH})
         rank = next(iter(sample.values())).ndim
         data.attrs.update({"signal": next(iter(sample)), "axes": ["time", *["."] * rank], "title": title})
-        self._dataset(group_of(entry, "keys", "NXcollection"), "frame", (1,) * rank, "<i8")
+        self._growing(group_of(entry, "keys", "NXcollection"), "frame", (1,) * rank, "<i8")
         events = group_of(entry, "events", "NXcollection")
-        self._dataset(events, "id", (3,), "<u8")
-        self._dataset(events, "metadata", (), "|u1", _BYTES).attrs["content"] = "JSON, UTF-8, one after the other"
-        self._dataset(events, "metadata_end", (), "<u8")
+        self._growing(events, "id", (3,), "<u8")
+        self._growing(events, "metadata", (), "|u1", TEXT).attrs["content"] = "JSON, UTF-8, one after the other"
+        self._growing(events, "metadata_end", (), "<u8")
         self._records.make(entry)
 
-    def _dataset(self, group: Any, name: str, shape: Sequence[int], dtype: Any, rows: int = 0) -> Any:
-        return _dataset(group, name, shape, dtype, rows, self._compression)
+    def _growing(self, group: Any, name: str, shape: Sequence[int], dtype: Any, rows: int = 0) -> Any:
+        return growing(group, name, shape, dtype, rows, self._compression)
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         """Tell whether a row has the names, shapes and types of the first one."""
@@ -140,14 +132,14 @@ class SwmrFile:
         self.broken = True
         number = self.rows
         for name, value in (*row.items(), ("time", time)):
-            _put(self._datasets[name], number, value)
+            put(self._datasets[name], number, value)
         events = self._file["/entry/events"]
         text = numpy().frombuffer(metadata.encode(), "u1")
-        self._text = _extend(events["metadata"], self._text, text)
-        _put(events["id"], number, identity)
-        _put(events["metadata_end"], number, self._text)
+        self._text = extend(events["metadata"], self._text, text)
+        put(events["id"], number, identity)
+        put(events["metadata_end"], number, self._text)
         self._file.flush()
-        _put(self._key, number, number + 1)
+        put(self._key, number, number + 1)
         self._key.flush()
         self._sync()
         self.rows, self.broken = number + 1, False
@@ -175,54 +167,6 @@ class SwmrFile:
 
     def _sync(self) -> None:
         os.fsync(self._file.id.get_vfd_handle())
-
-
-class Records:
-    """Trames of records in a file: noted at its start and its end.
-
-    Args:
-        records: their descriptions.
-    """
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self._records = records
-        self._group: Any = None
-
-    def make(self, entry: Any) -> None:
-        """Make what they are noted in: before SWMR begins."""
-        self._group = group_of(entry, "records", "NXcollection")
-        lines = _dataset(self._group, "trames", (), "|u1", _BYTES)
-        lines.attrs["content"] = "a line of JSON, UTF-8, for each record at the start and at the end"
-        for record in self._records:
-            group = group_of(self._group, record.name, "NXcollection")
-            _dataset(group, "_time", (), "<i8").attrs.update({"units": "ns", "start": _EPOCH})
-            for column in map(column_of, record.fields):
-                if column.dtype:
-                    log = group_of(group, column.name, "NXlog")
-                    value = _dataset(log, "value", column.shape, column.dtype)
-                    log["time"] = group["_time"]
-                    if column.unit:
-                        value.attrs["units"] = column.unit
-
-    def open(self, entry: Any) -> None:
-        """Go on with what an earlier process has made."""
-        self._group = entry["records"]
-
-    def note(self, trames: Sequence[Any]) -> None:
-        """Note trames, None for a record that was never written; in the order of the descriptions."""
-        lines = []
-        for record, trame in zip(self._records, trames):
-            values = None if trame is None else trame._asdict()
-            lines.append(json_text({record.name: listed(values)}) + "\n")
-            if values is not None:
-                group = self._group[record.name]
-                _put(group["_time"], len(group["_time"]), nanoseconds(trame.ts) or 0)
-                for column in map(column_of, record.fields):
-                    if column.dtype:
-                        log = group[column.name]["value"]
-                        _put(log, len(log), values[column.name])
-        dataset = self._group["trames"]
-        _extend(dataset, len(dataset), numpy().frombuffer("".join(lines).encode(), "u1"))
 
 
 def identities(path: str) -> set[Identity]:
@@ -269,131 +213,3 @@ def metadata_of(file: Any) -> list[dict[str, Any]]:
     events = file["/entry/events"]
     text, ends = events["metadata"][:].tobytes(), [0, *events["metadata_end"][:].tolist()]
     return [json.loads(text[start:end]) for start, end in zip(ends, ends[1:])]
-
-
-class Reserve:
-    """Room on a disk that is kept free: HDF5 may crash the process when it cannot write what it has in hand.
-
-    Args:
-        folder: on that disk.
-        size: bytes.
-
-    Raises:
-        OSError: there is no room.
-    """
-
-    def __init__(self, folder: str, size: int) -> None:
-        self._size = size
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed by release()
-        try:
-            _allocate(self._file.fileno(), 0, size)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def check(self, size: int) -> None:
-        """Raise OSError unless there is so much room beside what is kept."""
-        try:
-            _allocate(self._file.fileno(), self._size, size)
-        finally:
-            os.ftruncate(self._file.fileno(), self._size)
-
-    def release(self) -> None:
-        """Give the room free."""
-        self._file.close()
-
-
-def _allocate(file: int, offset: int, size: int) -> None:
-    """Take room on a disk.
-
-    Raises:
-        OSError: there is none.
-    """
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, offset, size)
-        return
-    disk = os.fstatvfs(file)
-    if disk.f_bavail * disk.f_frsize < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def hold(path: str) -> int:
-    """Return a descriptor that tells others that a file is being written: HDF5's own lock ends when SWMR begins."""
-    lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    _flock(lock, fcntl.LOCK_SH)
-    return lock
-
-
-def check_left(path: str) -> None:
-    """Check that nobody writes a file any more.
-
-    Raises:
-        BlockingIOError: its writer lives.
-        FileNotFoundError: there is none.
-    """
-    lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _flock(lock, fcntl.LOCK_EX)
-    finally:
-        os.close(lock)
-
-
-def _flock(file: int, how: int) -> None:
-    """Lock a file, where its file system can do that.
-
-    Raises:
-        BlockingIOError: another process has.
-    """
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-
-
-def group_of(parent: Any, name: str, kind: str) -> Any:
-    """Make a group of a class of NeXus."""
-    group = parent.create_group(name, track_order=True)
-    group.attrs["NX_class"] = kind
-    return group
-
-
-def _dataset(
-    group: Any, name: str, shape: Sequence[int], dtype: Any, rows: int = 0, compression: str | None = None
-) -> Any:
-    """Make a dataset whose first dimension grows.
-
-    Raises:
-        FieldError: HDF5 has no such arrays.
-    """
-    try:
-        size = max(1, math.prod(shape) * numpy().dtype(dtype).itemsize)
-        return group.create_dataset(
-            name,
-            shape=(0, *shape),
-            maxshape=(None, *shape),
-            dtype=dtype,
-            chunks=(rows or max(1, min(_ROWS, _CHUNK // size)), *(max(1, extent) for extent in shape)),
-            compression=compression if size > 64 else None,
-        )
-    except (TypeError, ValueError) as error:
-        raise FieldError(f"{name!r}: HDF5 cannot hold {dtype} of shape {tuple(shape)}: {error}") from None
-
-
-def _put(dataset: Any, row: int, value: Any) -> None:
-    dataset.resize(row + 1, axis=0)
-    dataset[row] = value
-
-
-def _extend(dataset: Any, before: int, text: Any) -> int:
-    """Append bytes behind those that are known to be whole; return where they end."""
-    dataset.resize(before + len(text), axis=0)
-    dataset[before:] = text
-    return before + len(text)
-
-
-def now() -> str:
-    """Return the time as NeXus writes it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

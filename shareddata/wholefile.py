@@ -13,6 +13,7 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import BinaryIO
@@ -130,8 +131,9 @@ class Draft:
         try:
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=self._folder))
         except FileExistsError:
-            size = os.stat(name, dir_fd=self._folder, follow_symlinks=False).st_size
-            if size or not noted:  # an empty one is what a killed program of this owner left
+            there = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+            empty = stat.S_ISREG(there.st_mode) and not there.st_size
+            if not (noted and empty):  # an empty one is what a killed program of this owner left
                 return noted and self._is_same(name)
         os.replace(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         return True
@@ -142,13 +144,17 @@ class Draft:
         self._file.seek(0)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            with open(os.open(name, flags, dir_fd=self._folder), "rb") as other:
-                while block := self._file.read(_BLOCK):
-                    if block != other.read(_BLOCK):
-                        return False
-                return not other.read(1)
+            there = os.open(name, flags, dir_fd=self._folder)
         except OSError:
-            return False  # a folder, a link, another user's file
+            return False  # a link, another user's file
+        if not stat.S_ISREG(os.fstat(there).st_mode):
+            os.close(there)
+            return False
+        with open(there, "rb") as other:
+            while block := self._file.read(_BLOCK):
+                if block != other.read(_BLOCK):
+                    return False
+            return not other.read(1)
 
     def _remove_left(self, mark: str) -> None:
         """Remove what dead processes have left."""

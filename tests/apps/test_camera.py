@@ -12,7 +12,6 @@ from shareddata.apps.hdl_camera import COLOURS, HOP, LEVELS, WINDOW, Camera, Cou
 from shareddata import DataDict, SharedDataError, SharedMemory, archive, follow, frames
 from shareddata.errors import SensorNotInitializedError
 from shareddata.sensors import SensorReader
-from shareddata.sensorstore import registered
 
 RATE = 100.0
 IMU = Path(__file__).resolve().parents[1] / "data" / "xio-imu" / "sensor_data.csv"
@@ -163,7 +162,12 @@ def camera_of(start, url, *options):
 
 def names(shm):
     """What there is: frame files, sensors, sources of events."""
-    return [info.name for info in frames.files(shm)], registered(shm), shm.connect().ask("SMEMBERS", shm.keys.events())
+    connection = shm.connect()
+    try:
+        sensors = [name.decode() for name in connection.ask("ZRANGE", shm.keys.sensors(), 0, -1)]
+        return [info.name for info in frames.files(shm)], sensors, connection.ask("SMEMBERS", shm.keys.events())
+    finally:
+        connection.close()
 
 
 def test_frames_are_followed_in_order_until_the_camera_stops(described, url, start, eventually):

@@ -30,6 +30,7 @@ VALUES = {  # what is handed over: its shape and type
     "picture": ((1000, 2000, 3), np.dtype("u1")),
 }
 NAME = "arrays"
+KEEP = 2  # values that this library keeps: the others keep the newest only
 
 
 def arrays(kind: str) -> list[Any]:
@@ -55,7 +56,7 @@ class Frames:
         if self.data is None:
             file = FrameFile(NAME, self.shm, "w")
             shape, limits, chunks = (0, *self.shape), (None, *self.shape), (1, *self.shape)
-            self.data = file.create_dataset("data", shape, self.dtype, maxshape=limits, chunks=chunks, keep=8)
+            self.data = file.create_dataset("data", shape, self.dtype, maxshape=limits, chunks=chunks, keep=KEEP)
         self.data.append(value)
 
     def read(self) -> Any:
@@ -73,7 +74,7 @@ class Sensor:
 
     def __init__(self, address: str, kind: str) -> None:
         self.shm = SharedMemory(url=address)
-        self.writer = SensorWriter(NAME, kind, self.shm)
+        self.writer = SensorWriter(NAME, kind, self.shm, keep=KEEP)
         self.reader: SensorReader | None = None
         self.kind = kind
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from archiving import NOTHING, waiting
+from programs import Program
 from proxy import Proxy
-from servers import OwnServer
+from servers import OwnServer, free_port
 from shareddata import (
     EventsFull,
     FieldError,
@@ -25,7 +26,8 @@ from shareddata import (
 from shareddata.errors import DescriptionError
 from shareddata.events import Emitter
 from shareddata.eventstream import EventStream
-from shareddata.subscription import Event, Ledger, Subscription
+from shareddata.ledger import Ledger
+from shareddata.subscription import Event, Subscription
 from waiting import eventually
 
 
@@ -79,6 +81,54 @@ def test_payloads_come_back(shm: SharedMemory) -> None:
         assert str(found[:-1]) == str(payloads)
         np.testing.assert_array_equal(found[-1], array)
         assert found[-1].dtype == array.dtype and not found[-1].flags.writeable
+
+
+def test_over_tcp_and_in_a_namespace(own_server: Callable[..., OwnServer], kind: str) -> None:
+    """Payloads go through the server; other namespaces don't hear them."""
+    server = own_server(kind, port=free_port())
+    array = np.arange(1_000_000, dtype="<u4")
+    with SharedMemory(url=server.tcp_url, namespace="usv1") as shm, SharedMemory(url=server.tcp_url) as other:
+        with Reader(shm) as reader, Reader(other) as deaf:
+            archive.emit("cam", "frame", array, {"n": 1}, shm)
+            (found,) = reader.payloads()
+            np.testing.assert_array_equal(found, array)
+            assert deaf.subscription.take(10, 0.01) == []
+        assert waiting(shm, "cam", "frame") == NOTHING
+        connection = shm.connect()
+        assert all(key.startswith(b"{usv1}:") for key in connection.ask("KEYS", "*event*usv1*"))
+        connection.close()
+
+
+def test_payloads_may_go_through_the_server_always(shm: SharedMemory) -> None:
+    with Emitter("cam", "frame", shm, by_reference=False) as emitter, Reader(shm) as reader:
+        for payload in (b"", b"@file:", bytes(100_000)):
+            emitter.emit(payload)
+        assert waiting(shm, "cam", "frame")["values"] == 3
+        assert reader.payloads() == [b"", b"@file:", bytes(100_000)]
+
+
+def test_a_forked_child_emits_for_itself(own_server: Callable[..., OwnServer], program: Callable[..., Program]) -> None:
+    code = """
+        from shareddata import archive
+        shm = SharedMemory(url=sys.argv[1])
+        with archive.Emitter("cam", "frame", shm) as emitter:
+            emitter.emit(0)
+            archive.emit("cam", "frame", 1, {}, shm)
+            if (child := os.fork()) == 0:
+                emitter.emit(2)
+                archive.emit("cam", "frame", 3, {}, shm)
+                os._exit(0)
+            say(os.waitpid(child, 0)[1], emitter._mark)
+            emitter.emit(4)
+            archive.emit("cam", "frame", 5, {}, shm)
+    """
+    server = own_server()
+    assert program(code, server.url).finish()[0].startswith("0 ")
+    with SharedMemory(url=server.url) as shm, Reader(shm) as reader:
+        assert reader.payloads() == [0, 1, 2, 3, 4, 5]
+        connection = shm.connect()
+        assert len(connection.ask("KEYS", "event:cam:frame:last:*")) == 4
+        connection.close()
 
 
 def test_what_everybody_acknowledged_is_gone(shm: SharedMemory) -> None:
