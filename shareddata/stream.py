@@ -188,6 +188,7 @@ class Follower:
         self._recent: dict[bytes, dict[bytes, Sequence[bytes]]] = {}
         self._block = _block(shm.timeout)
         self._place = Place(layout.history_key, layout.history)
+        self._given = ""  # the id of what was returned last; what was read may be further
         self.repeated = 0
         self._connection = shm.connect(name)
         try:
@@ -211,8 +212,8 @@ class Follower:
 
     @property
     def id(self) -> str:
-        """The id of the last entry that was read; give it as `since` to go on after it."""
-        return self._place.id
+        """The id of the entry of the last trame that was returned; give it as `since` to go on after it."""
+        return self._given if self._buffer else self._place.id
 
     @property
     def missed(self) -> int:
@@ -251,7 +252,8 @@ class Follower:
                 if over:
                     raise
         identity, fields = self._buffer.popleft()
-        return self._layout.decode_entry(fields, identity.decode())
+        self._given = identity.decode()
+        return self._layout.decode_entry(fields, self._given)
 
     def _wait(self, end: float | None) -> None:
         """Wait in the server for the next entries, a second at most.
@@ -260,7 +262,7 @@ class Follower:
         """
         pause = self._block if end is None else min(self._block, max(1, int((end - time.monotonic()) * 1000)))
         key = self._layout.history_key
-        answer = self._connection.ask("XREAD", "COUNT", _PAGE, "BLOCK", pause, "STREAMS", key, self.id)
+        answer = self._connection.ask("XREAD", "COUNT", _PAGE, "BLOCK", pause, "STREAMS", key, self._place.id)
         if answer:
             entries = answer[key.encode()]
             self._place.arrived(entries)

@@ -51,6 +51,7 @@ class Program:
         self.before = journal.read(path) if path.exists() else []
         self.note = Journal(path).note
         self.stopping = False
+        self.began = any(line.kind == SEEN for line in self.before)
         self.chance = random.Random(f"{name} {len(self.before)}")
         self.pause = 1 / float(options.get("rate", 20))
         self._next = time.monotonic()
@@ -170,7 +171,10 @@ def pair(it: Program) -> list[str]:
 
 
 def look(it: Program, trames: list[Any]) -> None:
-    """Note what a group holds, or that it is torn."""
+    """Note what a group holds, or that it is torn; before its writer began it holds nothing."""
+    if not it.began and trames == [None, None]:
+        return
+    it.began = True
     wrong = next(filter(None, map(torn, trames)), "")
     if wrong or trames[0].number != trames[1].number:
         it.note(WRONG, wrong or f"a group of {trames[0].number} and {trames[1].number}")

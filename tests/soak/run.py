@@ -139,7 +139,7 @@ def main() -> int:
         if asked.keep and not result.good:
             reporting.keep(world, asked.keep)
     text = result.markdown()
-    print(text)
+    print(text, end="")
     if asked.report:
         asked.report.write_text(text)
     if asked.json:
@@ -148,4 +148,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("soak: ended at once")
