@@ -242,7 +242,7 @@ def programs_from(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DescriptionError(f"{path}: {error}") from None
     if not isinstance(found, dict):
         raise DescriptionError(f'{path}: expected an object of programs, like {{"LOGGER": {{"logs": ["trip"]}}}}')

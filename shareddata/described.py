@@ -65,7 +65,7 @@ class Descriptions:
         self.refresh()
         if self._texts is None:
             stored = self._connection.ask("HGETALL", self._key)
-            self._texts = {name.decode(): text for name, text in stored.items()}
+            self._texts = {name.decode(errors="replace"): text for name, text in stored.items()}
         return sorted(self._texts)
 
     def ask_for(self, names: Iterable[str]) -> None:
@@ -102,7 +102,7 @@ class Descriptions:
     def _parsed(self, name: str, text: bytes) -> Record:
         try:
             return replace(datadesc.parse_record(name, json.loads(text)), clock=self._now)
-        except (DescriptionError, ValueError) as error:
+        except (DescriptionError, ValueError, RecursionError) as error:
             raise DecodeError(
                 f"{self._connection.address.shown}, key {self._key}, field {name!r}: no description: {error}: "
                 "initialise again"

@@ -20,7 +20,7 @@ class Findings:
     """What was found to be wrong: how often, and the first cases in words."""
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter({kind: 0 for kind in KINDS})
+        self.counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         self.cases: list[str] = []
 
     def add(self, kind: str, text: str) -> None:
@@ -265,6 +265,7 @@ def history(name: str, entries: Iterable[tuple[int, str]], series: Series, findi
     seen: set[int] = set()
     for entry in entries:
         if entry[0] < before[0]:
+            seen.add(entry[0])
             findings.add("out of order", f"history of {name}: {entry[0]} after {before[0]}")
         elif entry[0] == before[0] and entry != before:
             findings.add("doubled", f"history of {name}: {entry[0]} with another ts")

@@ -6,6 +6,7 @@ It knows /proc and a straight line through points. Invariant: what a process had
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 
@@ -30,11 +31,14 @@ class Level(NamedTuple):
 
 
 def sample(pid: int, when: float) -> Sample | None:
-    """Return what a process has now: memory of its own (USS), None when it has ended."""
+    """Return what a process has now, None when it has ended: the memory that it has written and shares with nobody.
+
+    Pages of libraries don't count: whether they are shared depends on which other programs run at that moment.
+    """
     try:
         kib = 0
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith(("Private_Clean", "Private_Dirty")):
+            if line.startswith("Private_Dirty"):
                 kib += int(line.split()[1])
         return Sample(when, kib, len(os.listdir(f"/proc/{pid}/fd")))
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -63,7 +67,7 @@ def level(name: str, samples: Sequence[Sample], warm_up: float, bound: tuple[flo
     seconds = warm[-1].when - warm[0].when
     rate = slope([(each.when, each.kib) for each in warm])
     third = max(1, len(warm) // 3)
-    first, last = (max(each.descriptors for each in part) for part in (warm[:third], warm[-third:]))
+    first, last = (int(median(each.descriptors for each in part)) for part in (warm[:third], warm[-third:]))
     middle = sorted(each.kib for each in warm)[len(warm) // 2]
     growth = rate * seconds
     return Level(name, seconds, middle, rate * 60, growth, (first, last), growth <= bound[0] and last - first <= bound[1])

@@ -18,11 +18,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "rig"))
 
-import reporting  # noqa: E402 -- the rig is on the path now
-from faults import FAULTS, ON_SERVERS, possible  # noqa: E402
-from reporting import Event, Result  # noqa: E402
-from servers import EXECUTABLES  # noqa: E402
-from world import Slot, World  # noqa: E402
+import reporting
+from faults import FAULTS, ON_SERVERS, possible
+from reporting import Event, Result
+from servers import EXECUTABLES
+from world import Slot, World
 
 EXAMPLES = """examples:
   scripts/soak                                  thirty seconds; a report on standard output
