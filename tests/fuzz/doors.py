@@ -19,11 +19,11 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import hiredis
+from shareddata.apps import hdl_battery, hdl_gps
 
 from shareddata import archive, cbor, cells, codec, deadletters, descfile, large, lease, login, snapshots
 from shareddata.acl import password_hashes, programs_from, rights
 from shareddata.address import Address
-from shareddata.apps import hdl_battery, hdl_gps
 from shareddata.connection import Connection
 from shareddata.datadesc import parse_record
 from shareddata.described import Descriptions

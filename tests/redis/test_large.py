@@ -140,15 +140,15 @@ def test_more_large_values_than_descriptors(shm: SharedMemory, program: Callable
         import resource
         import numpy as np
         from shareddata.archive import Emitter
-        resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))  # at the limit values go through the server
         with SharedMemory(url=sys.argv[1]) as shm, Emitter("cam", "frame", shm) as out:
             for number in range(400):
                 out.emit(np.full(70_000, number % 256, "u1"), {"n": number})
-        say("emitted")
+        say(len(os.listdir("/proc/self/fd")))
         """,
         shm.address.url,
     )
-    assert emitter.line(60) == "emitted"
+    assert int(emitter.line(60)) < 280, "there are some left for the program's own"
 
 
 def test_over_tcp_values_go_through_the_server(own_server: Callable[..., OwnServer]) -> None:

@@ -63,7 +63,7 @@ def link_away(world: World) -> Iterator[list[Slot]]:
 
 @contextmanager
 def link_silent(world: World) -> Iterator[list[Slot]]:
-    """A black hole: everything is taken, nothing arrives; then the connections are reset, as the machines' own would be."""
+    """A black hole: all is taken, nothing arrives; then the connections are reset, as the machines' own would be."""
     name, slots = _on_link(world)
     world.links[name].swallow()
     try:
@@ -209,7 +209,7 @@ ON_SERVERS = ("server killed", "server stopped", "disk full", "disk slow", "serv
 """Of these only one at a time happens."""
 
 
-NEEDS = {"disk full": "small disk", "disk slow": "preload", "server's clock set": "preload", "programs' clocks set": "preload"}
+NEEDS = {"disk full": "small disk"} | dict.fromkeys(("disk slow", "server's clock set", "programs' clocks set"), "preload")
 
 
 def possible(world: World) -> list[str]:

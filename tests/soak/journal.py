@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-INTENT, DONE, UNKNOWN, REFUSED, SEEN, FAILED, WRONG, BEGIN, END, CURSOR = "I", "A", "U", "X", "R", "F", "T", "S", "E", "C"
+INTENT, DONE, UNKNOWN, REFUSED = "I", "A", "U", "X"
+SEEN, FAILED, WRONG, BEGIN, END, CURSOR = "R", "F", "T", "S", "E", "C"
 PROGRESS = {DONE, SEEN}
 """Kinds that say that a program got on with its work."""
 

@@ -105,7 +105,13 @@ class Check:
     """
 
     def __init__(
-        self, name: str, series: Series, findings: Findings, every: bool = False, again: bool = False, hears: bool = False
+        self,
+        name: str,
+        series: Series,
+        findings: Findings,
+        every: bool = False,
+        again: bool = False,
+        hears: bool = False,
     ) -> None:
         self.name, self.series, self.findings = name, series, findings
         self.every, self.again, self.hears = every, again, hears

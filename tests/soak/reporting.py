@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -89,7 +90,7 @@ class Result:
             version,
             seed,
             seconds,
-            f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}",
+            f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, Python {sys.version.split()[0]}",
             len(world.slots),
             world.counted(),
             dict(outcomes),
@@ -168,8 +169,9 @@ class Result:
             )
         return (
             "\n".join(lines)
-            + f"\n\nEach process after its first {WARM_UP:.0f} s; the growth is that of the straight line that fits best. "
-            f"Level means: less than {BOUND[0] / 1024:.0f} MiB and no more than {BOUND[1]} descriptors."
+            + f"\n\nEach process that lived for {2 * WARM_UP:.0f} s or longer, after its first {WARM_UP:.0f} s: the memory "
+            "that it has written and shares with nobody; its growth is that of the straight line that fits best. Level "
+            f"means: less than {BOUND[0] / 1024:.0f} MiB, and no more than {BOUND[1]} descriptors, by medians."
         )
 
 

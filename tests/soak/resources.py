@@ -70,4 +70,5 @@ def level(name: str, samples: Sequence[Sample], warm_up: float, bound: tuple[flo
     first, last = (int(median(each.descriptors for each in part)) for part in (warm[:third], warm[-third:]))
     middle = sorted(each.kib for each in warm)[len(warm) // 2]
     growth = rate * seconds
-    return Level(name, seconds, middle, rate * 60, growth, (first, last), growth <= bound[0] and last - first <= bound[1])
+    is_level = growth <= bound[0] and last - first <= bound[1]
+    return Level(name, seconds, middle, rate * 60, growth, (first, last), is_level)

@@ -98,7 +98,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--without", metavar="FAULTS", help="all but these")
     parser.add_argument("--report", type=Path, metavar="FILE.md", help="write the report there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep journals and errors there, when anything is wrong")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep journals there, when anything is wrong")
     parser.epilog = f"{EXAMPLES}\n\nfaults:\n" + "\n".join(
         f"  {name:22} {fault.__doc__}" for name, (fault, *_) in FAULTS.items()
     )

@@ -15,7 +15,7 @@ def samples(growth: float, descriptors: int, seconds: int = 300) -> list[Sample]
     chance = random.Random(4)
     warm_up = [Sample(i, 1000 * i, 5) for i in range(50)]
     return warm_up + [
-        Sample(i, int(50_000 + growth * (i - 50) / (seconds - 50) + chance.uniform(-200, 200)), 9 + descriptors * i // 300)
+        Sample(i, int(50_000 + growth * (i - 50) / (seconds - 50) + chance.gauss(0, 90)), 9 + descriptors * i // 300)
         for i in range(50, seconds)
     ]
 

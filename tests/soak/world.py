@@ -207,7 +207,7 @@ class World:
             os.environ.clear()
             os.environ.update(before)
 
-    # -- the server -----------------------------------------------------------------------------------------------------
+    # -- the server ---------------------------------------------------------------------------------------------------
 
     def kill_server(self) -> None:
         self.server_expected = False
@@ -218,7 +218,7 @@ class World:
             self.server.start()
         self.server_expected = True
 
-    # -- the programs ---------------------------------------------------------------------------------------------------
+    # -- the programs -------------------------------------------------------------------------------------------------
 
     def _start_programs(self) -> None:
         groups = [("ONE", "HDL_ONE"), ("TWO", "HDL_TWO"), ("FREE", "")]
@@ -303,7 +303,7 @@ class World:
         self.leaving.append((slot, slot.process, time.monotonic()))
         self.start(slot, "take_over=1", f"first={max(slot.series.intended, default=0) + 1000}")
 
-    # -- time -----------------------------------------------------------------------------------------------------------
+    # -- time ---------------------------------------------------------------------------------------------------------
 
     def run(self, seconds: float) -> None:
         """Let everything run for so long, keeping programs up and looking at what they note."""
@@ -389,7 +389,7 @@ class World:
             self.run(0.02)
         return True
 
-    # -- the end ----------------------------------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
         """Let who writes end, who reads catch up, and look at everything that is there."""
@@ -456,9 +456,8 @@ class World:
                 group = slot.options[0].partition("=")[2]
                 halves = []
                 for record in (f"{group}__a", f"{group}__b"):
-                    entries = [
-                        (int(entry[b"number"]), entry[b"ts"].decode()) for _, entry in client.xrange(f"{record}:history")
-                    ]
+                    found = client.xrange(f"{record}:history")
+                    entries = [(int(entry[b"number"]), entry[b"ts"].decode()) for _, entry in found]
                     numbers = list(oracle.history(record, entries, slot.series, self.findings))
                     halves.append(numbers)
                     now = int(client.hget(record, "number") or 0)
