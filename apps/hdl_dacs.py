@@ -8,9 +8,9 @@ out_voltageY_offset) * out_voltageY_scale, where offset and scale may be the cha
 It writes nothing to the shared memory. The record's fields, in volts, go to the channels in order, looked at with the
 rate of -f. The outputs go to the defaults of the description when the record is older than its max_age, expired, was
 never written, or when this program is stopped: a sender that died does not leave an actuator running. The age is that
-of the record's ts, so the clocks must agree; a server that falls silent delays this by the time-out (1 s).
+of the record's ts by the server's clock, so the sender's clock must agree with the server's: a ts that is more than
+max_age ahead of it counts as too old. A server that falls silent delays this by the time-out (1 s), at most twice.
 """
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ class Outputs:
 
 def wanted(record: Record, trame: Any, now: float) -> list[float]:
     """Return the set-points that count at this time: the trame's, or the defaults when it is missing or too old."""
-    current = trame is not None and (record.max_age is None or now - trame.ts <= record.max_age)
-    values: list[float] = list(trame[2:]) if current else [field.default for field in record.fields[2:]]
+    old = record.stale(trame, now)
+    values: list[float] = [field.default for field in record.fields[2:]] if old else list(trame[2:])
     return values
 
 
@@ -70,9 +70,9 @@ def main(
             trames = handler.read()
             if trames is not None:  # while the server is away the last one counts, until it is too old
                 trame = trames[0]
-            outputs.write(wanted(description, trame, time.time()))
+            outputs.write(wanted(description, trame, handler.shm.clock.now()))
     finally:
-        outputs.write(wanted(description, None, time.time()))
+        outputs.write(wanted(description, None, 0.0))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from redis.retry import Retry
 
 from shareddata import server
 from shareddata.errors import ServerError, ServerRefused, ServerSetupError, ServerTimeout, ServerUnreachable
+from shareddata.login import PREFIX, login
 
 # redis-py's packer in C (hiredis 3.5) ends the process when a signal's handler raises while it makes text of a number.
 _PACKER = PythonRespSerializer(6000, Encoder("utf-8", "strict", False).encode)  # type: ignore[no-untyped-call]
@@ -34,6 +35,7 @@ class Address:
 
     Args:
         url: `redis://`, `rediss://`, `unix://` or `embedded:///folder[?fsync=always]`.
+        prefix: of the environment variables that tell user and password where the address does not.
 
     Attributes:
         url: as it was given, with the password.
@@ -46,7 +48,7 @@ class Address:
         ServerSetupError: when the address can't be understood; the message shows one that can.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, prefix: str = PREFIX) -> None:
         scheme = url.partition("://")[0]
         self.shown = _without_password(url)
         if scheme in ("sentinel", "cluster"):
@@ -63,6 +65,7 @@ class Address:
                 "or embedded:///folder"
             )
         self.url = url
+        self._prefix = "" if self._folder else prefix
         arguments = {} if self._folder else self._arguments()
         if scheme == "unix" and not arguments.get("path"):
             raise ServerSetupError(f"{self.shown!r} names no socket: write unix:///path/to/socket")
@@ -93,6 +96,8 @@ class Address:
         """
         url = server.ensure(self._folder, fsync=self._fsync, wait=timeout).url if self._folder else self.url
         arguments = self._arguments(url)
+        if "password" not in arguments:
+            arguments |= login(self._prefix, arguments.get("username"))
         kind = arguments.pop("connection_class", redis.Connection)
         settings = {
             "protocol": 3,
@@ -155,7 +160,7 @@ def _without_password(url: str) -> str:
     return re.sub(r"([?&][a-z_]*password=)[^&]*", r"\1***", url)
 
 
-def resolve(url: str | None = None, host: str | None = None, port: int | None = None) -> Address:
+def resolve(url: str | Address | None = None, host: str | None = None, port: int | None = None) -> Address:
     """Return the address that is meant: the URL, else host and port, else $SHAREDDATA_URL, else localhost:6379.
 
     Redis: none.
@@ -164,7 +169,7 @@ def resolve(url: str | None = None, host: str | None = None, port: int | None = 
     'redis://robot:6379'
     """
     if url:
-        return Address(url)
+        return Address(url) if isinstance(url, str) else url
     if host is not None or port is not None:
         host = host or "localhost"
         return Address(f"redis://[{host}]:{port or 6379}" if ":" in host else f"redis://{quote(host)}:{port or 6379}")
@@ -173,7 +178,7 @@ def resolve(url: str | None = None, host: str | None = None, port: int | None = 
 
 _REMEDIES = {
     "NOPERM": (ServerRefused, "give the user the right with ACL SETUSER, or log in as another one"),
-    "NOAUTH": (ServerRefused, "put user and password into the address: redis://user:password@host:6379"),
+    "NOAUTH": (ServerRefused, "log in: set $SHAREDDATA_USER and $SHAREDDATA_PASSWORD_FILE"),
     "WRONGPASS": (ServerRefused, "correct user and password in the address"),
     "WRONGTYPE": (ServerRefused, "another program uses the key for something else: rename one of them"),
     "OOM": (ServerRefused, "the server's memory is full: delete data or raise it with CONFIG SET maxmemory"),

@@ -181,7 +181,7 @@ def _contents(config: Any, where: str) -> Iterator[tuple[str, Any]]:
         path = Path(config)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DescriptionError(f"{path}: no JSON: {error}") from None
         each = content if isinstance(content, list) else [content]
         for number, one in enumerate(each, 1):

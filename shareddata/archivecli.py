@@ -7,7 +7,6 @@ must not know keys, sockets, files or formats. Invariants:
 2. What could not be stored is told on standard error, with the dead letter that holds it.
 """
 
-import json as json_text
 import sys
 import threading
 import time
@@ -101,7 +100,7 @@ def _line(archivers: Sequence[DataArchiver]) -> str:
 def _tell(archivers: Sequence[DataArchiver], json: bool) -> None:
     if json:
         found = [{"name": each.name, **each.status._asdict()} for each in archivers]
-        print(json_text.dumps(found, ensure_ascii=False), flush=True)
+        print(table.dumps(found), flush=True)
         return
     rows = [("ARCHIVER", "EVENTS", "STORED", "FAILED", "DEAD", "LAST FILE")]
     for each in archivers:
@@ -115,7 +114,7 @@ def _tell(archivers: Sequence[DataArchiver], json: bool) -> None:
 def _listed(shm: SharedMemory, json: bool) -> int:
     found = backlog.backlogs(shm)
     if json:
-        print(json_text.dumps([each._asdict() for each in found], ensure_ascii=False))
+        print(table.dumps([each._asdict() for each in found]))
         return 0
     rows = [("SOURCE", "EVENT", "KEPT", "MB", "DROPPED", "NOT YET ARCHIVED BY")]
     for each in found:

@@ -155,7 +155,7 @@ def decode(data: Buffer) -> Any:
     if data and data[0] >> 5 == _TAG and (found := _view(memoryview(data))) is not None:
         return found
     try:
-        return cbor2().loads(bytes(data), tag_hook=_tagged)
+        return cbor2().loads(bytes(data), tag_hook=_tagged, semantic_decoders=_REFUSED)
     except (cbor2().CBORError, UnicodeDecodeError) as error:
         raise ValueError(_reason(error)) from None
 
@@ -228,6 +228,16 @@ def _tagged(*arguments: Any) -> Any:
     if number == _ALIKE:
         return list(value) if isinstance(value, tuple) else value
     return tag
+
+
+def _shared(*_: Any) -> Any:
+    raise ValueError(
+        "a value that holds itself, or another one several times (tags 28 and 29), cannot be read: who walks through it "
+        "need not come to an end"
+    )
+
+
+_REFUSED = {28: _shared, 29: _shared}
 
 
 def _elements(data: Buffer, kind: str) -> Any:

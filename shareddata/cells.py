@@ -119,7 +119,10 @@ def literal(cell: bytes) -> Any:
     try:
         return ast.literal_eval(_Numbers().visit(ast.parse(text.strip(), mode="eval")))
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
 
 
 class _Numbers(ast.NodeTransformer):

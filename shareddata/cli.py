@@ -31,6 +31,8 @@ from shareddata import (
     sensorcli,
     server,
     table,
+    trustcli,
+    views,
     watch,
 )
 from shareddata.codec import decoder
@@ -74,7 +76,8 @@ def init(where: Where, env_init: str | None = None, keep: bool = False, prune: b
 
 
 def _summary(record: Record) -> list[str]:
-    return [record.name, arguments.count(len(record.fields) - 2, "field"), record.owner, table.clean(record.doc)]
+    counted = arguments.count(len(record.fields) - 2, "field")
+    return [record.name, counted, table.clean(record.owner), table.clean(record.doc)]
 
 
 @command(
@@ -105,7 +108,7 @@ def check(json: bool = False, *files: str) -> int:
         wrong[str(error).partition(":")[0]] = str(error)
     if json:
         records = {file: list(found[file]) for file in found}
-        print(json_text.dumps({"ok": not wrong, "records": records, "errors": wrong}, ensure_ascii=False))
+        print(table.dumps({"ok": not wrong, "records": records, "errors": wrong}))
         return int(bool(wrong))
     for message in wrong.values():
         print(message, file=sys.stderr)
@@ -126,28 +129,30 @@ def list_(where: Where, json: bool = False) -> None:
       shareddata list --json | jq 'keys'
     """
     with where.open(arguments.SOON) as shm:
-        views = watch.snapshot(shm, shm.names())
+        shown, now = views.snapshot(shm, shm.names()), shm.clock.now()
         if json:
-            print(json_text.dumps({view.record.name: _as_json(view) for view in views}, ensure_ascii=False, indent=1))
+            print(table.dumps({view.record.name: _as_json(view, now) for view in shown}, indent=1))
             return
-        if not views:
+        if not shown:
             print(f"{shm.url}: no record is described: shareddata init FILE...", file=sys.stderr)
             return
-    now = time.time()
     rows = [("RECORD", "OWNER", "AGE", "FIELDS", "WHAT IT IS")]
-    for view in views:
+    for view in shown:
         record = view.record
-        rows.append((record.name, record.owner, _last(view, now), _fields(record), table.clean(record.doc)))
+        owner, doc = table.clean(record.owner), table.clean(record.doc)
+        rows.append((record.name, owner, _last(view, now), _fields(record), doc))
     print("\n".join(table.grid(rows, right=[2])))
 
 
-def _as_json(view: table.View) -> dict[str, object]:
+def _as_json(view: table.View, now: float) -> dict[str, object]:
     written = {"ts": view.trame.ts, "sender": view.trame.sender} if view.written else {"ts": None, "sender": None}
-    return table.strict({**view.record.as_json(), **written})  # type: ignore[no-any-return]
+    return table.strict({**view.record.as_json(), **written, **table.ages(view, now)})  # type: ignore[no-any-return]
 
 
 def _last(view: table.View, now: float) -> str:
-    return "damaged" if view.damage else "never" if not view.written else table.age_text(view.age(now))
+    if view.damage or not view.written:
+        return "damaged" if view.damage else "never"
+    return ("old, " if view.stale(now) else "") + table.age_text(view.age(now))
 
 
 def _fields(record: Record) -> str:
@@ -175,11 +180,11 @@ def get(where: Where, name: str, json: bool = False, *fields: str) -> int:
         record = shm.describe(name)
         for field in fields:
             _field(record, field)
-        view = watch.snapshot(shm, [name])[0]
+        view, now = views.snapshot(shm, [name])[0], shm.clock.now()
     if json:
-        print(table.as_json(view, fields))
+        print(table.as_json(view, fields, **table.ages(view, now)))
     elif view.trame is not None:
-        print("\n".join(table.grid(_values(view, fields))))
+        print("\n".join(table.grid(_values(view, fields, now))))
     if view.damage:
         raise SharedDataError(view.damage)
     if view.trame is None:
@@ -197,15 +202,16 @@ def _field(record: Record, name: str) -> Field:
         raise FieldError(f"record {record.name} has no field {name!r}: {hint}") from None
 
 
-def _values(view: table.View, fields: Sequence[str]) -> list[list[str]]:
-    """Return a line for each field: name, value, unit, what is wrong with it."""
+def _values(view: table.View, fields: Sequence[str], now: float) -> list[list[str]]:
+    """Return a line for each field: name, value, unit, what is wrong with it; with the time how old the record is."""
     rows = []
     for field, value in zip(view.record.fields, view.trame):
         if fields and field.name not in fields:
             continue
         text, note = table.value_text(field, value, exact=True), table.limit_text(field, value)
         if field.name == "ts":
-            text, note = (table.time_text(value), table.age_text(view.age(time.time()))) if value else ("never", "")
+            text = table.time_text(value) if view.written else "never"
+            note = ", ".join(filter(None, (table.age_text(view.age(now)), view.notes(now)))) if view.written else ""
         rows.append([field.name, text, table.clean(field.unit), f"({note})" if note else ""])
     return rows
 
@@ -240,7 +246,7 @@ def set_(where: Where, name: str, assignment: str, app_name: str = "shareddata s
             (data,) = dd.set_datas_to_write([name])
             data.set(**values)
             dd.flush()
-        print(table.line(watch.snapshot(shm, [name])[0]))
+        print(table.line(views.snapshot(shm, [name])[0]))
 
 
 def _parse(record: Record, field: Field, text: str) -> object:
@@ -491,6 +497,9 @@ COMMANDS: dict[str, Command] = {
             logcli.forward_,
             sensorcli.sensor,
             archivecli.archive_,
+            trustcli.acl_,
+            trustcli.diff,
+            trustcli.doctor_,
         ),
         *(serve, new, demo_),
     )

@@ -5,7 +5,8 @@ It knows how a command is started and how it ends; it must not know what any com
 1. Commands that talk to a server have -r -p -u -n, as handlers do; the address is settled by `SharedMemory`, not here.
 2. Exit codes: 0 done; 1 an error that the user can mend, told in one line on standard error, with a traceback only with
    --debug; 2 wrong usage; 130 and 143 stopped by Ctrl-C and SIGTERM; 141 whoever read the output went away.
-3. SIGTERM unwinds as Ctrl-C does: what a command opened is closed, the terminal is put back.
+3. Nothing in an error's line is a control character: what a server said, and names, may come from strangers.
+4. SIGTERM unwinds as Ctrl-C does: what a command opened is closed, the terminal is put back.
 """
 
 import inspect
@@ -21,7 +22,9 @@ from typing import Any, NamedTuple, NoReturn
 import plac
 
 from shareddata.errors import SharedDataError
+from shareddata.login import check_typed
 from shareddata.memory import SharedMemory
+from shareddata.table import clean
 
 Function = Callable[..., int | None]
 
@@ -52,7 +55,11 @@ class Where(NamedTuple):
         Args:
             wait: seconds to wait for the server.
             timeout: seconds for each later call.
+
+        Raises:
+            ServerSetupError: the address holds a password.
         """
+        check_typed(self.url, "-u")
         host, port = (None, None) if self.url else (self.host, self.port)
         return SharedMemory(host, port, url=self.url, namespace=self.namespace, wait=wait, timeout=timeout)
 
@@ -142,7 +149,7 @@ class Command:
         except (SharedDataError, ImportError, OSError) as error:
             if debug:
                 raise
-            sys.stderr.write(f"shareddata {self.name}: {' '.join(str(error).splitlines())}\n")
+            sys.stderr.write(f"shareddata {self.name}: {clean(' '.join(str(error).splitlines()))}\n")
             return 1
         return code
 

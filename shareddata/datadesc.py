@@ -19,10 +19,12 @@ import json
 import keyword
 import math
 import re
+import time
 import unicodedata
 from collections import namedtuple
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import cached_property
 from typing import Any
 
@@ -103,6 +105,8 @@ class Record:
         owner: the name of the program that writes it.
         history: how many trames the history keeps (0: none), or for how long, as text like `"2h"`.
         max_age: seconds after which a trame is old, None for never.
+        clock: what tells the time now, for `age` and `stale`: of a record that `SharedMemory.describe` returned the
+            server's time, else this machine's. It is no part of the description.
     """
 
     name: str
@@ -111,6 +115,10 @@ class Record:
     owner: str = ""
     history: int | str = DEFAULT_HISTORY
     max_age: float | None = None
+    clock: Callable[[], float] = dataclass_field(default=time.time, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return parse_record, (self.name, self.as_json())
 
     @cached_property
     def trame(self) -> Any:
@@ -148,6 +156,51 @@ class Record:
         Redis: none.
         """
         return tuple(f.name for i, f in self.limited if f.outside(trame[i]))
+
+    def age(self, trame: tuple[Any, ...] | None, now: float | None = None, received: float | None = None) -> float:
+        """Return how many seconds ago a trame was measured, by the writer's time stamp.
+
+        Args:
+            trame: one value of this record; one that is missing, or was never written, is infinitely old.
+            now: seconds since 1970; what the record's `clock` tells if None.
+            received: when the server got the trame, by its own clock, where that is known (`SharedMemory.received`):
+                the age is then the greater of both, so that a writer whose clock is ahead does not look alive.
+
+        Redis: none; the server's clock is asked once a minute where `now` is None.
+        """
+        if trame is None or trame[0] <= 0:
+            return math.inf
+        now = self.clock() if now is None else now
+        age: float = now - trame[0]
+        return age if received is None or age != age else max(age, now - received)
+
+    def stale(
+        self, trame: tuple[Any, ...] | None, now: float | None = None, received: float | None = None
+    ) -> bool:
+        """Tell whether a trame is too old to be used: older than `max_age`, or missing.
+
+        A time stamp that is further ahead than `max_age` tells nothing: such a trame is stale too, unless it is known
+        when the server received it.
+
+        Args:
+            trame: as for `age`.
+            now: as for `age`.
+            received: as for `age`.
+
+        Returns:
+            Without a `max_age` only whether it is missing.
+
+            >>> battery = parse_record("B", {"max_age": 3, "fields": [["ts", 0.0], ["sender", ""], ["voltage", 0.0]]})
+            >>> measured = battery.trame(1000.0, "HDL_BATTERY", 12.6)
+            >>> battery.stale(measured, now=1002.0), battery.stale(measured, now=1004.0), battery.stale(None)
+            (False, True, True)
+
+        Redis: as `age`.
+        """
+        if trame is None or self.max_age is None:
+            return trame is None
+        age = self.age(trame, now, received)
+        return not age <= self.max_age or (received is None and age < -self.max_age)
 
     def defaults(self) -> list[Any]:
         """Return the value of each field of a record that was never written."""

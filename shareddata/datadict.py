@@ -1,7 +1,8 @@
 """DataDict: an application's view of the shared memory: what it reads, writes and listens to.
 
 It knows groups of records, staging and flushing, and the memory of a group that nobody changed. It must not know RESP
-or sockets (`wire`, `connection`) nor how change is waited for (`listen`). Invariants:
+or sockets (`wire`, `connection`), how change is waited for (`listen`), nor how two writers are kept apart (`lease`).
+Invariants:
 
 1. A group is read in one transaction and never torn; `flush` writes all that was staged in one transaction.
 2. A flush that fails forgets nothing, and is never repeated by itself.
@@ -10,16 +11,19 @@ or sockets (`wire`, `connection`) nor how change is waited for (`listen`). Invar
 """
 
 import os
+import re
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from shareddata import csvlog
 from shareddata.csvlog import CsvLog
 from shareddata.data import Data
-from shareddata.errors import FieldError, UnknownData
+from shareddata.datadesc import Record
+from shareddata.errors import FieldError, ServerRefused, UnknownData
 from shareddata.fifo import Fifo
+from shareddata.lease import Lease
 from shareddata.listen import Listener
 from shareddata.memory import SharedMemory
 from shareddata.stream import Follower
@@ -42,6 +46,7 @@ class DataDict:
     Args:
         app_name: the sender of the records it writes, and part of their CSV files' names.
         shm: the shared memory.
+        take_over: write owned records also when another program does: that one can't any more.
 
     A DataDict belongs to one thread at a time. It is a context manager, and an endless iterator over the group declared
     with `set_datas_to_read`: each step reads it.
@@ -51,11 +56,12 @@ class DataDict:
         ...     measures, = dd.next()
     """
 
-    def __init__(self, app_name: str, shm: SharedMemory) -> None:
+    def __init__(self, app_name: str, shm: SharedMemory, *, take_over: bool = False) -> None:
         if not isinstance(app_name, str) or not app_name:
             raise FieldError(f"the application's name is {app_name!r}, expected a text: it is its records' sender")
         self.app_name = app_name
         self.shm = shm
+        self.take_over = take_over
         self._reader = shm.connect(app_name)
         self._reader.tracking = True  # its answers are kept until one is changed
         self._writer = shm.connect(app_name)
@@ -64,6 +70,7 @@ class DataDict:
         self._memory: Callable[[], list[Any]] | None = None
         self._written: dict[str, Data] = {}
         self._staged: dict[Data, None] = {}
+        self._lease: Lease | None = None  # as long as none of the records has an owner
         self._dependents: weakref.WeakSet[Listener | Follower | Fifo] = weakref.WeakSet()
         shm.attach(self)
         _open.add(self)
@@ -80,10 +87,12 @@ class DataDict:
     def close(self) -> None:
         """Close connections and CSV files. What was staged and not flushed is not written.
 
-        Redis: none.
+        Redis: for records with an owner MULTI, DEL, EXEC.
         """
         for dependent in list(self._dependents):
             dependent.close()
+        if self._lease is not None:
+            self._lease.release()
         self._reader.close()
         self._writer.close()
         for data in self._written.values():
@@ -151,6 +160,9 @@ class DataDict:
     def set_datas_to_write(self, names: Iterable[str]) -> list[Data]:
         """Declare records to write, and open their CSV files when $LOGDIR is set.
 
+        Of a record that has an owner in its description this program becomes the only writer, until `close` or its end.
+        Where a program that wrote it was killed, that takes up to five seconds.
+
         Args:
             names: a list of record names.
 
@@ -159,19 +171,43 @@ class DataDict:
 
         Raises:
             UnknownData: no such record.
+            WriterConflict: another program writes one that has an owner; the message names it.
 
-        Redis: HMGET when the descriptions changed; MULTI, HMGET for each record, EXEC.
+        Redis: HMGET when the descriptions changed; MULTI, HMGET for each record, EXEC; for records with an owner WATCH,
+            MGET, MULTI, SET, EXEC.
         """
         layouts = self.shm.layouts(_listed(names))
         group = Group(layouts)
-        self._writer.settle()
-        now = group.decode(self._writer.read(group.request, layouts)) if layouts else []
+        self._claim([layout.record for layout in layouts])
+        now = group.decode(self._read_own(group)) if layouts else []
         for layout, trame in zip(layouts, now):
             name = layout.record.name
             if name not in self._written:
                 values = layout.defaults() if trame is None else trame
                 self._written[name] = Data(layout, self.app_name, values, self._staged, self._csv(layout))
         return [self._written[layout.record.name] for layout in layouts]
+
+    def _read_own(self, group: Group) -> list[Any]:
+        """Read what is to be written, on the connection of the flushes."""
+        writer, layouts = self._writer, group.layouts
+        writer.settle()
+        answers = writer.read(group.request, layouts)
+        if self._lease is not None and len(layouts) > 1:
+            self._lease.doubt()
+            answers = answers or writer.read(group.request, layouts)  # void when another program took a record
+        return answers
+
+    def _claim(self, records: Sequence[Record]) -> None:
+        """Become the writer of the records that have an owner."""
+        held = self._lease
+        owners = {each.name: each.owner for each in records if each.owner and not (held and held.holds(each.name))}
+        if owners:
+            lease = held or Lease(self._writer, self.shm, self.app_name)
+            try:
+                lease.claim(owners, self.take_over)
+            except ServerRefused as error:
+                raise _with_owners(error, [each for each in records if each.name in owners]) from None
+            self._lease = lease
 
     def _csv(self, layout: Layout) -> CsvLog | None:
         folder = csvlog.folder_from_environment()
@@ -196,8 +232,10 @@ class DataDict:
         Raises:
             ServerTimeout, ServerUnreachable, ServerRefused: see `outcome_unknown`; the message lists what was written.
             DescriptionError: the records were described anew, incompatibly; nothing was written.
+            WriterConflict: another program writes one of them now; nothing was written.
 
-        Redis: MULTI, HSET and XADD for each record (PEXPIRE or PERSIST when it may expire), EXEC.
+        Redis: MULTI, HSET and XADD for each record (PEXPIRE or PERSIST when it may expire), EXEC; for records with an
+        owner also WATCH, GET.
         """
         staged, writer = self._staged, self._writer
         if not staged:
@@ -223,10 +261,15 @@ class DataDict:
                 parts.append(layout.expiry(data.expire))
                 subjects.append(layout)
                 expiring.append(data)
-        if len(subjects) == 1:
-            writer.command(b"".join(parts))
-        else:
-            writer.transact(transaction(parts), subjects)
+        try:
+            if self._lease is not None:
+                self._lease.transact(transaction(parts), subjects, staged)
+            elif len(subjects) == 1:
+                writer.command(b"".join(parts))
+            else:
+                writer.transact(transaction(parts), subjects)
+        except ServerRefused as error:
+            raise _with_owners(error, [data.layout.record for data in staged]) from None
         for data in expiring:
             data.may_expire = data.expire is not None
         if self._read_names and not self._read_names.isdisjoint([data.name for data in staged]):
@@ -248,6 +291,11 @@ class DataDict:
             return
         for data in self._written.values():
             data.adopt(data.layout.described_as(self.shm.describe(data.name), self.shm.keys))
+        try:
+            self._claim([data.layout.record for data in self._written.values()])
+        except BaseException:
+            self._writer.epoch_news = True  # a record that has an owner now is not written without a claim
+            raise
 
     # -- waiting --------------------------------------------------------------------------------------------------
 
@@ -299,9 +347,20 @@ class DataDict:
         """In a forked child: what the parent has staged is the parent's, CSV files go on under another name."""
         self._staged.clear()
         self._memory = None
+        if self._lease is not None:
+            self._lease.forget()
         for data in self._written.values():
             if data.csv is not None:
                 data.csv.reopen()
+
+
+def _with_owners(error: ServerRefused, records: Sequence[Record]) -> ServerRefused:
+    """Return the error for a lack of rights with the names of those who have them."""
+    if "NOPERM" not in str(error):
+        return error
+    named = [each for each in records if re.search(rf"record {re.escape(each.name)}\b", str(error))] or records
+    whose = ", ".join(f"{each.name} {f'belongs to {each.owner}' if each.owner else 'has no owner'}" for each in named)
+    return ServerRefused(f"{error} ({whose})", outcome_unknown=error.outcome_unknown)
 
 
 def _listed(names: Iterable[str]) -> list[str]:

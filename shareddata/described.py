@@ -11,7 +11,8 @@ It belongs to one thread at a time: `SharedMemory` holds its lock.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from shareddata import datadesc
 from shareddata.connection import Connection
@@ -26,14 +27,16 @@ class Descriptions:
     Args:
         connection: which is told when the epoch changes.
         keys: of the namespace.
+        now: the server's clock in epoch seconds, for the records' ages.
 
     Attributes:
         epoch: that of what was read, None for none.
     """
 
-    def __init__(self, connection: Connection, keys: Names) -> None:
+    def __init__(self, connection: Connection, keys: Names, now: Callable[[], float]) -> None:
         self._connection = connection
         self._key = keys.datadesc
+        self._now = now
         self.epoch: bytes | None = None
         self.forget()
 
@@ -62,7 +65,7 @@ class Descriptions:
         self.refresh()
         if self._texts is None:
             stored = self._connection.ask("HGETALL", self._key)
-            self._texts = {name.decode(): text for name, text in stored.items()}
+            self._texts = {name.decode(errors="replace"): text for name, text in stored.items()}
         return sorted(self._texts)
 
     def ask_for(self, names: Iterable[str]) -> None:
@@ -98,8 +101,8 @@ class Descriptions:
 
     def _parsed(self, name: str, text: bytes) -> Record:
         try:
-            return datadesc.parse_record(name, json.loads(text))
-        except (DescriptionError, ValueError) as error:
+            return replace(datadesc.parse_record(name, json.loads(text)), clock=self._now)
+        except (DescriptionError, ValueError, RecursionError) as error:
             raise DecodeError(
                 f"{self._connection.address.shown}, key {self._key}, field {name!r}: no description: {error}: "
                 "initialise again"

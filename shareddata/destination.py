@@ -36,17 +36,19 @@ _UNKNOWN = 1 << 62  # an ordinal that the next page corrects
 class End:
     """One of the two servers; connected when it is first there."""
 
-    def __init__(self, url: str, namespace: str, timeout: float) -> None:
-        self._url, self._timeout = url, timeout
+    def __init__(self, address: Address, namespace: str, timeout: float) -> None:
+        self._address, self._timeout = address, timeout
         self._memory: SharedMemory | None = None
-        self.url = Address(url).shown
+        self.url = address.shown
         self.keys = Names(namespace)
 
     def open(self) -> None:
         """Connect; later, each connection opens itself."""
         if self._memory is None:
             wait = min(1.0, self._timeout)
-            self._memory = SharedMemory(url=self._url, namespace=self.keys.namespace, wait=wait, timeout=self._timeout)
+            self._memory = SharedMemory(
+                url=self._address, namespace=self.keys.namespace, wait=wait, timeout=self._timeout
+            )
             self.connection = self._memory.connect("shareddata forward")
             self.side = self._memory.connect("shareddata forward")  # what is asked here ends no WATCH there
 
@@ -68,7 +70,7 @@ class Destination(End):
     """The destination of one Forward.
 
     Args:
-        url: its address.
+        address: where it is.
         namespace: where the copies are.
         timeout: seconds within which it has to answer.
         source: the source's address, to be told.
@@ -77,9 +79,9 @@ class Destination(End):
     """
 
     def __init__(
-        self, url: str, namespace: str, timeout: float, *, source: str, max_buckets: int, take_over: bool
+        self, address: Address, namespace: str, timeout: float, *, source: str, max_buckets: int, take_over: bool
     ) -> None:
-        super().__init__(url, namespace, timeout)
+        super().__init__(address, namespace, timeout)
         self._source = source
         self._max_buckets = max_buckets
         self._take_over = take_over

@@ -9,7 +9,7 @@ The tree, each with the built-in that it also is:
       NotInitialized (TimeoutError)     the ready flag did not come
       DecodeError (ValueError)          what is in Redis does not fit the description
       LogFormatError (ValueError)       a log of another shape
-      WriterConflict                    a second writer stored into the log, or the frame file
+      WriterConflict                    a second writer of a record that has an owner, of a log or frame file
       FrameError (LookupError)          this frame cannot be had
         NotYetWritten                         not yet: ask again
         NoMoreFrames                          no more: the file was finished without it
@@ -59,7 +59,7 @@ class LogFormatError(SharedDataError, ValueError):
 
 
 class WriterConflict(SharedDataError):
-    """Another program stores into the same log or frame file: this one can't any more."""
+    """Another program writes the same record, log or frame file: this one can't, or can't any more."""
 
 
 class FrameError(SharedDataError, LookupError):

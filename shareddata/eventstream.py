@@ -161,11 +161,20 @@ class EventStream:
 
 
 def entry_of(identity: bytes, fields: Sequence[bytes]) -> Entry:
-    """Return what an entry of a stream says."""
+    """Return what an entry of a stream says.
+
+    One that another program wrote is an entry too, without a payload: an archiver makes it a dead letter, and goes on.
+    """
     values = dict(zip(fields[::2], fields[1::2]))
-    size = int(values.get(b"size", b"0"))
-    place = values.get(b"place", b"values").decode()
-    return Entry(identity.decode(), values.get(b"token", b""), size, values.get(b"metadata", b"\xa0"), place)
+    size = values.get(b"size", b"")
+    place = "files" if values.get(b"place") == b"files" else "values"
+    return Entry(
+        identity.decode(),
+        values.get(b"token", identity),
+        int(size) if size.isdigit() and len(size) < 20 else 0,
+        values.get(b"metadata", b"\xa0"),
+        place,
+    )
 
 
 def _after(identity: str) -> str:

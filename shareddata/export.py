@@ -31,7 +31,6 @@ FORMATS = ("csv", "parquet", "hdf5", "mcap")
 _BATCH = 10_000  # rows of a table that are written at once
 _BATCH_BYTES = 8_000_000  # or about so many bytes
 _FILES: dict[str, Callable[[Path, Sequence[Table]], TableFile]] = {
-    "csv": CsvFile,
     "parquet": ParquetFile,
     "hdf5": Hdf5File,
     "mcap": McapFile,
@@ -65,6 +64,7 @@ class Files:
         form: one of the values of `EXTENSIONS`.
         tables: what they will hold.
         force: replace files that are there.
+        exact: write texts into CSV as they are, also those that a spreadsheet takes for formulas.
 
     Raises:
         ModuleNotFoundError: the format's package is not installed; the message holds the remedy.
@@ -75,7 +75,9 @@ class Files:
         paths: the file that each table goes to, by the table's name.
     """
 
-    def __init__(self, target: Path, form: str, tables: Sequence[Table], force: bool = False) -> None:
+    def __init__(
+        self, target: Path, form: str, tables: Sequence[Table], force: bool = False, exact: bool = False
+    ) -> None:
         self.paths = paths = files_of(target, form, tables)
         if not force:
             _check_absent(paths.values(), form)
@@ -84,7 +86,7 @@ class Files:
             for path in dict.fromkeys(paths.values()):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 mine = [table for table in tables if paths[table.name] == path]
-                made = _FILES[form](path, mine)
+                made = CsvFile(path, mine, exact) if form == "csv" else _FILES[form](path, mine)
                 self._files |= dict.fromkeys((table.name for table in mine), made)
         except BaseException:
             self.abort()
@@ -157,6 +159,7 @@ def export(
     form: str | None = None,
     *,
     force: bool = False,
+    exact: bool = False,
     progress: Callable[[float, int], object] | None = None,
 ) -> list[Exported]:
     """Write all rows of a source to a file, or to a file for each table in a folder.
@@ -166,6 +169,8 @@ def export(
         target: the file, or the folder.
         form: `csv`, `parquet`, `hdf5` or `mcap`; by the file's extension if None.
         force: replace what is there.
+        exact: write texts into CSV as they are. Else those that a spreadsheet takes for formulas get a quote (`'`)
+            before them.
         progress: called with the part that is done (0 to 1) and the number of rows, with each batch at least.
 
     Returns:
@@ -180,7 +185,7 @@ def export(
     """
     form = format_of(Path(target), form)
     tables = source.tables
-    files = Files(Path(target), form, tables, force)
+    files = Files(Path(target), form, tables, force, exact)
     done = [Exported(table.name, files.paths[table.name]) for table in tables]
     try:
         _copy(source, files, done, progress or (lambda part, rows: None))

@@ -23,6 +23,7 @@ from fnmatch import fnmatchcase
 from typing import Self, TextIO
 
 from shareddata import logs
+from shareddata.address import Address
 from shareddata.copies import Entry, HistoryCopy, LogCopy, Place, Progress, Stream, order
 from shareddata.destination import Destination, End
 from shareddata.errors import (
@@ -32,8 +33,9 @@ from shareddata.errors import (
     ServerUnreachable,
     UnknownData,
 )
+from shareddata.login import TO_PREFIX
 from shareddata.numbered import Numbered
-from shareddata.table import clip, grid
+from shareddata.table import clean, clip, grid
 from shareddata.wire import question
 
 log = logging.getLogger("shareddata")
@@ -53,7 +55,8 @@ class Forward:
 
     Args:
         source: the address of the server that has them.
-        destination: the address of the server that gets them.
+        destination: the address of the server that gets them; user and password are those that the environment tells
+            of it ($SHAREDDATA_TO_USER and so on), where the address does not.
         names: names or globs of records and logs; all if empty.
         namespace: the source's.
         to_namespace: the destination's; the same if None.
@@ -90,9 +93,9 @@ class Forward:
         to_namespace = namespace if to_namespace is None else to_namespace
         self.streams: dict[str, Stream] = {}
         self._names = tuple(names)
-        self._source = End(source, namespace, timeout)
+        self._source = End(Address(source), namespace, timeout)
         self._destination = Destination(
-            *(destination, to_namespace, timeout),
+            *(Address(destination, TO_PREFIX), to_namespace, timeout),
             source=self._source.url,
             max_buckets=max_buckets,
             take_over=take_over,
@@ -496,7 +499,7 @@ class Display:
         self._sent, self._told_at, self._trouble = sent, now, forward.trouble
         text = f"{time.strftime('%H:%M:%S', time.gmtime())} UTC  {self._text(progress, sent)}"
         if forward.trouble:
-            text += f"  {forward.trouble}"
+            text += f"  {clean(forward.trouble)}"
         if self._terminal:
             columns = os.get_terminal_size(self._out.fileno()).columns or 80
             self._out.write(f"\r\x1b[K{clip(text, columns - 1)}")

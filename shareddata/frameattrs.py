@@ -15,8 +15,9 @@ from typing import Any
 
 from shareddata.codec import encode_any, numpy
 from shareddata.elements import element_type
-from shareddata.errors import FieldError
+from shareddata.errors import DecodeError, FieldError
 from shareddata.frameaccess import Access
+from shareddata.wire import shown
 
 _LARGEST = 65536  # bytes of an object's attributes
 _ARRAY = "__array__"
@@ -44,7 +45,14 @@ class Attributes(MutableMapping[str, Any]):
         return self._access.store.description.attrs.get(self._path, {})
 
     def __getitem__(self, name: str) -> Any:
-        return _attribute_back(self._values[name])
+        value = self._values[name]
+        try:
+            return _attribute_back(value)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DecodeError(
+                f"{self._access.store.subject}, {self._path}, attribute {name!r}: found {shown(value)}, expected a value "
+                f"or an array ({error}): another program wrote it"
+            ) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._values))

@@ -36,6 +36,7 @@ WRITING, SEALED, REPLACED, REMOVED = "writing", "sealed", "replaced", "removed"
 
 _BLOCK = 1.0  # seconds, or half of the time-out
 _PAGE_BYTES = 16_000_000  # asked for at once
+_LARGEST = 1 << 29  # bytes of a value in Redis
 _TRIES = 10  # to read chunks as of one moment
 
 
@@ -115,7 +116,7 @@ class Description:
                 continue
             try:
                 self._learn(*_split(name), value)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError, SyntaxError) as error:
                 raise DecodeError(
                     f"{where}, field {name.decode(errors='replace')}: found {value!r:.60}, expected what describes a "
                     f"frame file ({error!r}): another program wrote it"
@@ -132,15 +133,18 @@ class Description:
     def _learn(self, kind: str, path: str, value: bytes) -> None:
         if kind == "extent":
             shape, gone = json.loads(value)
-            self.extents[path] = Extent(tuple(shape), None if gone is None else tuple(gone))
+            self.extents[path] = Extent(_lengths(shape), None if gone is None else _lengths(gone))
         elif kind == "attrs":
-            self.attrs[path] = json.loads(value)
+            attrs = json.loads(value)
+            self.attrs[path] = dict(attrs.items())
         elif kind == "dataset":
             of = json.loads(value)
             itemsize = numpy().dtype(of["dtype"]).itemsize
-            self.layouts[path] = Layout(
-                path, of["dtype"], itemsize, tuple(of["maxshape"]), tuple(of["chunks"]), of["keep"]
-            )
+            maxshape = tuple(None if length is None else _lengths([length])[0] for length in of["maxshape"])
+            layout = Layout(path, of["dtype"], itemsize, maxshape, _lengths(of["chunks"]), of["keep"])
+            if layout.chunk_bytes > _LARGEST or len(layout.chunks) != len(maxshape) or not isinstance(layout.keep, int):
+                raise ValueError("no dataset can be so")
+            self.layouts[path] = layout
         elif kind == "group":
             self.groups.add(path)
         elif kind == "state":
@@ -155,6 +159,13 @@ class Description:
         kinds.get(kind, {}).pop(path, None)
         if kind == "group":
             self.groups.discard(path)
+
+
+def _lengths(value: Any) -> Shape:
+    """Return lengths that stand in JSON."""
+    if not isinstance(value, list) or not all(type(length) is int and 0 <= length < 1 << 63 for length in value):
+        raise ValueError(f"{str(value):.40} is no shape")
+    return tuple(value)
 
 
 def _split(name: bytes) -> tuple[str, str]:

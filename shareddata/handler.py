@@ -8,7 +8,8 @@ must not know any device or protocol. Invariants:
 3. A server that goes away does not end a handler. It is logged once, the device goes on being read, the CSV logs go on,
    the newest values are sent when the server is back, and that is logged, with the number of updates in between.
 4. A frame from the device is taken whole or dropped whole and counted.
-5. An error that the user can mend is one line and exit code 1 (2 for wrong usage), a traceback only with -do-debug.
+5. A second copy ends with an error that names the first; with -t it takes the records over, and the first one ends.
+6. An error that the user can mend is one line and exit code 1 (2 for wrong usage), a traceback only with -do-debug.
 """
 
 import importlib
@@ -28,8 +29,10 @@ import plac
 from shareddata.data import Data
 from shareddata.datadict import DataDict
 from shareddata.errors import ServerError, SharedDataError
+from shareddata.login import check_typed
 from shareddata.memory import SharedMemory
 from shareddata.serialline import SerialLine
+from shareddata.table import clean
 
 T = TypeVar("T")
 Records = Mapping[str, Mapping[str, Any]]
@@ -254,22 +257,22 @@ class Handler:
         Redis: MULTI, HSET and XADD for each record, EXEC.
         """
         when = time.time() if ts is None else ts
-        for name, values in records.items():
-            if self._writes[name] and not self._set(name, {"ts": when, **values}):
-                return False
+        written = {name: values for name, values in records.items() if self._writes[name]}
+        if not written.keys() <= self._datas.keys() and not self._declare([*written]):
+            return False
+        for name, values in written.items():
+            self._datas[name].set(**{"ts": when, **values})
         return self.flush()
 
-    def _set(self, name: str, values: Mapping[str, Any]) -> bool:
-        """Set a record; the first time it is declared, which takes the server and makes its CSV file."""
-        if name not in self._datas:
-            begin = time.monotonic()
-            try:
-                (self._datas[name],) = self.dd.set_datas_to_write([name])
-            except ServerError as error:
-                self._unsent += 1
-                self._went_away(error, begin)
-                return False
-        self._datas[name].set(**values)
+    def _declare(self, names: Sequence[str]) -> bool:
+        """Declare records that are set for the first time, which takes the server and makes their CSV files."""
+        begin = time.monotonic()
+        try:
+            self._datas.update(zip(names, self.dd.set_datas_to_write(names)))
+        except ServerError as error:
+            self._unsent += 1
+            self._went_away(error, begin)
+            return False
         return True
 
     def flush(self) -> bool:
@@ -381,8 +384,8 @@ def program(**texts: str) -> Callable[[Callable[..., None]], Callable[..., None]
 
     The function gets a `Handler`, then its own parameters: those without a default are positional on the command line,
     those with one are options, by their first letter (a capital where a common option has the small one). The common
-    options are added: -do-debug first, -r -p -a -i -u -n after the function's own. The program connects, waits for the
-    initialisation when -i is given, runs the function, and stops as the module's head says.
+    options are added: -do-debug first, -r -p -a -i -u -n -t after the function's own. The program connects, waits for
+    the initialisation when -i is given, runs the function, and stops as the module's head says.
 
     Args:
         texts: a help text for each of the function's parameters, and for `do_debug`.
@@ -446,7 +449,7 @@ def _option(name: str, default: Any, annotation: tuple[Any, ...]) -> inspect.Par
 
 
 def _own_option(given: inspect.Parameter, text: str) -> inspect.Parameter:
-    letter = given.name[0] if given.name[0] not in "hrpaiun" else given.name[0].upper()
+    letter = given.name[0] if given.name[0] not in "hrpaiunt" else given.name[0].upper()
     shown = f"{given.default:g}" if isinstance(given.default, float) else None
     return _option(given.name, given.default, (text, "option", letter, _type(given), None, shown))
 
@@ -471,6 +474,7 @@ def _common_options() -> list[inspect.Parameter]:
         _option("env_init", None, (flag, "option", "i", str)),
         _option("url", None, (address, "option", "u", str)),
         _option("namespace", "", ("Namespace of the records", "option", "n", str)),
+        _option("take_over", False, ("Write what another copy of this program writes: that one ends", "flag", "t")),
     ]
 
 
@@ -485,12 +489,13 @@ def _run(
     logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {common['app_name']}: %(message)s")
     host, port = (None, None) if common["url"] else (common["redis_server"], common["redis_port"])
     try:
+        check_typed(common["url"], "-u")
         with (
             Stop() as stop,
             SharedMemory(
                 host, port, common["env_init"], url=common["url"], namespace=common["namespace"], timeout=_TIMEOUT
             ) as shm,
-            DataDict(common["app_name"], shm) as dd,
+            DataDict(common["app_name"], shm, take_over=common["take_over"]) as dd,
         ):
             handler = Handler(shm, dd, stop, wrong_usage)
             stop.running = True
@@ -498,4 +503,4 @@ def _run(
     except (SharedDataError, ImportError, OSError) as error:
         if common["do_debug"]:
             raise
-        sys.exit(f"{common['app_name']}: {error}")
+        sys.exit(f"{common['app_name']}: {clean(str(error))}")

@@ -148,6 +148,8 @@ def _parsed(stored: Buffer) -> _Reference:
     host, uid, server, key, file, length = parts if len(parts) == 6 else [""] * 6
     if not (uid.isdecimal() and length.isdecimal() and all(map(_SAFE.fullmatch, (server, key, file)))):
         raise DecodeError(f"found {text[:60]!r}, expected a reference to a large value: another program wrote it")
+    if int(uid) >= 1 << 32 or len(length) > 19 or max(map(len, (server, key, file))) > 255:
+        raise DecodeError(f"found {text[:60]!r}, a reference to what cannot be: another program wrote it")
     if ".." in (server, key, file) or "." in (server, key, file):
         raise DecodeError(f"found {text[:60]!r}, a reference that leads elsewhere: another program wrote it")
     return _Reference(host, int(uid), server, key, file, int(length))

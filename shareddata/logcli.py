@@ -7,7 +7,7 @@ must not know keys, sockets or how anything is done. Invariants:
 2. What was missed, lost or damaged is told on standard error and by the exit code, never left out in silence.
 """
 
-import json as json_text
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from typing import Any
 from shareddata import arguments, export, forward, logs, record, replay, rowsources, table, track
 from shareddata.command import UsageError, Where, command, stopping
 from shareddata.errors import DecodeError
+from shareddata.login import TO_PREFIX, check_typed
 from shareddata.memory import SharedMemory
 
 
@@ -66,7 +67,7 @@ def record_(
             with arguments.progress(lambda: _recording(recorder)) as show:
                 recorder.run(seconds, show)
     if json:
-        print(json_text.dumps([row._asdict() for row in recorder.table()], ensure_ascii=False))
+        print(table.dumps([row._asdict() for row in recorder.table()]))
         return
     done = recorder.table()
     rows = [
@@ -156,7 +157,7 @@ def _playing(play: replay.Replay) -> str:
 def _tell_played(play: replay.Replay, json: bool, seconds: float) -> None:
     played = list(play.played.values())
     if json:
-        print(json_text.dumps([vars(each) for each in played], ensure_ascii=False))
+        print(table.dumps([vars(each) for each in played]))
         return
     rows = [(each.name, arguments.when(each.first), arguments.when(each.last), str(each.count)) for each in played]
     print("\n".join(table.grid([("RECORD", "FIRST", "LAST", "PLAYED"), *rows], right=[3])))
@@ -178,6 +179,7 @@ def _tell_played(play: replay.Replay, json: bool, seconds: float) -> None:
     to=("What was received before then", "option", "t", str, None, "WHEN"),
     format=("Format, where the file's extension does not tell", "option", "m", str, export.FORMATS, "FORMAT"),
     force=("Replace files that are there", "flag", "x"),
+    exact=("CSV: texts as they are; without it what a spreadsheet takes for a formula begins with '", "flag", "e"),
     names=("Records; all if none is given", "positional", None, str, None, "NAME"),
 )
 def export_(
@@ -190,12 +192,14 @@ def export_(
     to: str | None = None,
     format: str | None = None,
     force: bool = False,
+    exact: bool = False,
     *names: str,
 ) -> int:
     """Write histories, a log or a recording into files for other programs: CSV, Parquet, HDF5 (NeXus) or MCAP.
 
-    Values, times and units are exact; what a format cannot hold is an error, and leaves no file behind. A file has its
-    name when it is whole. Times are UTC. The exit code is 1 when something could not be read and was left out.
+    Values, times and units are exact (texts in CSV: with --exact); what a format cannot hold is an error, and leaves no
+    file behind. A file has its name when it is whole. Times are UTC. The exit code is 1 when something could not be
+    read and was left out.
 
     Examples:
       shareddata export battery.csv BATTERY__measures
@@ -211,14 +215,14 @@ def export_(
     begin, end = arguments.ago(from_, "--from"), arguments.ago(to, "--to")
     export.format_of(Path(target), format)  # before anything is waited for
     if recording:
-        return _export(rowsources.RecordingSource([recording], names, begin, end), target, format, force)
+        return _export(rowsources.RecordingSource([recording], names, begin, end), target, format, force, exact)
     with where.open(arguments.SOON) as shm:
         if log:
-            return _export(rowsources.LogSource(shm, log, time, begin, end), target, format, force)
-        return _export(rowsources.HistorySource(shm, names, begin, end), target, format, force)
+            return _export(rowsources.LogSource(shm, log, time, begin, end), target, format, force, exact)
+        return _export(rowsources.HistorySource(shm, names, begin, end), target, format, force, exact)
 
 
-def _export(source: rowsources.Source, target: str, form: str | None, force: bool) -> int:
+def _export(source: rowsources.Source, target: str, form: str | None, force: bool, exact: bool) -> int:
     line = ""
 
     def tell(part: float, rows: int) -> None:
@@ -227,7 +231,7 @@ def _export(source: rowsources.Source, target: str, form: str | None, force: boo
         show(None)
 
     with arguments.progress(lambda: line) as show:
-        done = export.export(source, target, form, force=force, progress=tell)
+        done = export.export(source, target, form, force=force, exact=exact, progress=tell)
     rows = [
         (each.name, str(each.rows), arguments.at(each.first), arguments.at(each.last), str(each.file)) for each in done
     ]
@@ -300,7 +304,7 @@ def log(
 def _log_list(shm: SharedMemory, json: bool) -> int:
     states = logs.states(shm)
     if json:
-        print(json_text.dumps({state.name: state.as_json() for state in states}, ensure_ascii=False, indent=1))
+        print(table.dumps({state.name: state.as_json() for state in states}, indent=1))
         return 0
     if not states:
         print(f"{shm.url}: there is no log", file=sys.stderr)
@@ -317,7 +321,7 @@ def _log_list(shm: SharedMemory, json: bool) -> int:
 
 def _log_stats(state: logs.State, json: bool) -> int:
     if json:
-        print(json_text.dumps(state.as_json(), ensure_ascii=False, indent=1))
+        print(table.dumps(state.as_json(), indent=1))
         return 0
     held = f"{state.length}, numbers {state.first} to {state.last}" if state.length else f"0, the last was {state.last}"
     size = "the server does not tell" if state.size is None else f"{state.size} bytes"
@@ -363,13 +367,13 @@ def _log_line(look: logs.Look, seqn: int, tag: int | None, values: Sequence[Any]
     if not json:
         return f"{seqn}  {values if tag is None or len(look.formats) == 1 else (tag, values)}"
     shown = [each.hex() if isinstance(each, bytes) else table.strict(each) for each in values]
-    return json_text.dumps({"seqn": seqn, "tag": tag, "values": shown})
+    return table.dumps({"seqn": seqn, "tag": tag, "values": shown})
 
 
 def _log_verify(look: logs.Look, json: bool) -> int:
     found = look.verify()
     if json:
-        print(json_text.dumps({"whole": found.whole, **asdict(found)}))
+        print(table.dumps({"whole": found.whole, **asdict(found)}))
         return int(not found.whole)
     for first, last in found.gaps:
         print(f"missing: {first}" if first == last else f"missing: {first} to {last}, {last - first + 1} records")
@@ -386,7 +390,7 @@ def _log_verify(look: logs.Look, json: bool) -> int:
 
 def _log_trim(done: logs.Trimmed, json: bool) -> int:
     if json:
-        print(json_text.dumps(done._asdict()))
+        print(table.dumps(done._asdict()))
         return 0
     print(f"{arguments.count(done.dropped, 'record')} dropped, below {done.below}")
     for cursor, lost in done.lost.items():
@@ -397,7 +401,7 @@ def _log_trim(done: logs.Trimmed, json: bool) -> int:
 @command(
     talks=False,
     from_=("Address of the server that has the logs and records", "option", "f", str, None, "URL"),
-    to_=("Address of the server that gets them", "option", "t", str, None, "URL"),
+    to_=("Address of the server that gets them; default: $SHAREDDATA_TO_URL", "option", "t", str, None, "URL"),
     namespace=("Namespace at the source", "option", "n", str, None, "NAME"),
     to_namespace=("Namespace at the destination; default: the source's", "option", "N", str, None, "NAME"),
     once=("End when all is sent that is there", "flag", "o"),
@@ -423,12 +427,16 @@ def forward_(
 
     Either server may go away, and so may this program: it goes on where it was. What a log or history had dropped
     before it could be sent is counted. Ctrl-C ends it, with exit code 0, and a table of what was sent, missed and is
-    behind. The exit code is 1 if something is not forwarded because others write it at the destination.
+    behind. The exit code is 1 if something is not forwarded because others write it at the destination. User and
+    password at the destination come from $SHAREDDATA_TO_USER and $SHAREDDATA_TO_PASSWORD_FILE.
 
     Examples:
       shareddata forward --from embedded:///var/lib/robot --to rediss://shore --to-namespace usv1
       shareddata forward --from embedded:///var/lib/robot --to rediss://shore --once 'GPS__*' trip
     """
+    check_typed(from_, "--from")
+    check_typed(to_, "--to", TO_PREFIX)
+    to_ = to_ or os.environ.get(f"{TO_PREFIX}_URL")
     if not from_ or not to_:
         raise UsageError("give both --from URL and --to URL")
     with forward.Forward(

@@ -28,7 +28,7 @@ from shareddata.formats import Format
 from shareddata.logreader import RAW
 from shareddata.logwriter import newer, parted
 from shareddata.memory import SharedMemory
-from shareddata.names import made_key, writer_key
+from shareddata.names import is_log_name, made_key, writer_key
 from shareddata.numbered import Numbered
 from shareddata.tslog import durability
 
@@ -388,7 +388,7 @@ class Look:
 
 
 def names(shm: SharedMemory) -> list[str]:
-    """Return the names of the logs, sorted.
+    """Return the names of the logs, sorted; keys whose names no log can have are left out.
 
     Redis: SCAN.
     """
@@ -400,9 +400,9 @@ def names(shm: SharedMemory) -> list[str]:
         cursor: bytes | str = "0"
         while True:
             cursor, keys = connection.ask("SCAN", cursor, "MATCH", f"{pattern}*", "COUNT", 1000)
-            found |= {key.decode().removeprefix(prefix).partition(":")[0] for key in keys}
+            found |= {key.decode(errors="backslashreplace").removeprefix(prefix).partition(":")[0] for key in keys}
             if cursor in (b"0", "0"):
-                return sorted(found)
+                return sorted(name for name in found if is_log_name(name))
     finally:
         connection.close()
 

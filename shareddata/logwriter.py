@@ -25,7 +25,7 @@ from itertools import takewhile
 from typing import Any
 
 from shareddata.connection import Connection
-from shareddata.errors import ServerRefused, WriterConflict
+from shareddata.errors import DecodeError, ServerRefused, WriterConflict
 from shareddata.names import writer_key
 from shareddata.numbered import Numbered
 from shareddata.wire import pack, transaction
@@ -58,9 +58,21 @@ def token(before: Sequence[Any], first: int) -> bytes:
 
 
 def writers(text: bytes | None) -> list[Any]:
-    """Return the writers that a token tells of, newest first: id and first number of each."""
-    found: list[Any] = json.loads(text)["writers"] if text else []
-    return found
+    """Return the writers that a token tells of, newest first: id and first number of each.
+
+    Raises:
+        DecodeError: it tells of none.
+    """
+    if not text:
+        return []
+    try:
+        found = json.loads(text)["writers"]
+        if all(isinstance(who, str) and isinstance(first, int) for who, first in found):
+            return list(found)
+        wrong = "the writers are no pairs of id and number"
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        wrong = str(error) or type(error).__name__
+    raise DecodeError(f"found {text[:60]!r} where a log's writers stand ({wrong}): another program wrote it")
 
 
 def newer(known: bytes | None, found: bytes | None) -> list[Any]:

@@ -16,12 +16,13 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 
 from shareddata import descfile
 from shareddata.address import Address, resolve
+from shareddata.clock import ServerClock
 from shareddata.connection import Connection
 from shareddata.datadesc import Record, check_compatible
 from shareddata.descfile import Source
@@ -52,7 +53,7 @@ def _free_locks_in_child() -> None:
     global _defaults_lock
     _defaults_lock = threading.Lock()
     for shm in list(_shared):
-        shm._lock = threading.RLock()
+        shm._lock = shm.clock.lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_free_locks_in_child)
@@ -80,6 +81,9 @@ class SharedMemory:
         ServerUnreachable, ServerRefused, ServerSetupError: no server, or not on these terms.
         NotInitialized: the ready flag did not come.
 
+    Attributes:
+        clock: the server's clock: `clock.now()`, `clock.offset`.
+
     It may be shared by threads, is a context manager, and closes what was made on it (`DataDict`, ...) with it.
 
     Redis: CLIENT TRACKING, GET.
@@ -91,7 +95,7 @@ class SharedMemory:
         port: int | None = None,
         env_init: str | None = None,
         *,
-        url: str | None = None,
+        url: str | Address | None = None,
         namespace: str = "",
         wait: float = 10.0,
         timeout: float = 3.0,
@@ -103,7 +107,8 @@ class SharedMemory:
         self._lock = threading.RLock()
         self._dependents: weakref.WeakSet[_Closable] = weakref.WeakSet()
         self._connection = Connection(self.address, timeout, self.keys.epoch, self._check_format)
-        self._described = Descriptions(self._connection, self.keys)
+        self.clock = ServerClock(self._connection, self._lock)
+        self._described = Descriptions(self._connection, self.keys, self.clock.now)
         _shared.add(self)
         try:
             self._connection.open(wait)
@@ -303,6 +308,31 @@ class SharedMemory:
                     found[layout.record.name] = None
             return found
 
+    def received(self, trames: Mapping[str, Any]) -> dict[str, float | None]:
+        """Return when the server received values, by its own clock, which the histories know.
+
+        Args:
+            trames: by record name; None for a record that has no value.
+
+        Returns:
+            Seconds since 1970 by name; None where a trame is not the history's last one, or there is no history.
+
+        Raises:
+            UnknownData: no such record.
+
+        Redis: MULTI, XREVRANGE for each record, EXEC.
+        """
+        with self._lock:
+            layouts = [layout for name in trames if (layout := self.layout(name)).has_history]
+            commands = [pack("XREVRANGE", layout.history_key, "+", "-", "COUNT", 1) for layout in layouts]
+            self._connection.settle()
+            answers = self._connection.read(question(commands), layouts) if commands else []
+        found: dict[str, float | None] = dict.fromkeys(trames)
+        for name, entries in zip((layout.record.name for layout in layouts), answers):
+            if entries and trames[name] is not None and _same_flush(trames[name], entries[0][1]):
+                found[name] = int(entries[0][0].partition(b"-")[0]) / 1000
+        return found
+
     def _trimmed(self, layout: Layout) -> bool:
         """Tell whether a history has lost entries.
 
@@ -350,7 +380,7 @@ class SharedMemory:
                 declaration = json.dumps(record.as_json(), ensure_ascii=False)
                 commands.append(pack("HSET", self.keys.datadesc, record.name, declaration))
             for name in before.keys() - records.keys() if prune else ():
-                commands.append(pack("DEL", self.keys.record(name), self.keys.history(name)))
+                commands.append(pack("DEL", self.keys.record(name), self.keys.history(name), self.keys.lease(name)))
                 commands.append(pack("HDEL", self.keys.datadesc, name))
             commands.append(pack("SET", self.keys.format, FORMAT_VERSION))
             commands.append(pack("INCR", self.keys.epoch))
@@ -425,6 +455,14 @@ def millisecond(time: float, before: bool = False) -> int:
     (1784540000123, 1784540000122)
     """
     return -(-round(time * 1e6) // 1000) - 1 if before else round(time * 1e6) // 1000
+
+
+def _same_flush(trame: Any, entry: Sequence[bytes]) -> bool:
+    """Tell whether a history's entry is what a record holds, as far as its writer's name and time tell."""
+    try:
+        return bool(float(entry[1]) == trame.ts and entry[3].decode() == trame.sender)
+    except (ValueError, IndexError):
+        return False  # another program put it there
 
 
 def _blank(layout: Layout) -> list[bytes]:

@@ -50,6 +50,11 @@ def is_name(name: object) -> bool:
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
+def is_log_name(name: str) -> bool:
+    """Tell whether a log may have this name."""
+    return bool(_LOG_NAME.fullmatch(name))
+
+
 def check_log_name(name: str, what: str = "log") -> str:
     """Return a name that a log may have: a record's, or several joined by slashes.
 
@@ -86,6 +91,18 @@ class Names:
     def history(self, name: str) -> str:
         """Return the key of the stream that holds a record's flushed trames."""
         return f"{self.prefix}{name}:history"
+
+    def lease(self, name: str) -> str:
+        """Return the key that says which program writes a record that has an owner."""
+        return f"{self.prefix}{name}:lease"
+
+    def writer(self, owner: str, identity: str) -> str:
+        """Return the key that is there as long as a program lives that writes an owner's records."""
+        return f"{self.prefix}shareddata:writer:{owner}:{identity}"
+
+    def fence(self, owner: str, identity: str) -> str:
+        """Return the key that keeps such a program from writing on, when another one takes a record from it."""
+        return f"{self.prefix}shareddata:fence:{owner}:{identity}"
 
     def fifo(self, name: str) -> str:
         """Return the key of the list that holds a queue."""

@@ -61,7 +61,7 @@ class _File:
             path.with_name(path.name + ".json") if path.suffix == ".json" else path.with_suffix(".json")
         )
         check_format(content, path)
-        self.last: float | None = _seconds(content["last"].encode()) if content.get("last") else None
+        self.last: float | None = self._time(_text(content, "last").encode(), log=False) if content.get("last") else None
         with open(path, "rb") as file:
             reader = cells.rows(file)
             header, self._start = next(reader, ([], 0))
@@ -75,7 +75,7 @@ class _File:
             )
         self.first = self._time(row[0]) if row else float("inf")
         description = content.get("description")
-        self.name = name or content.get("record") or self._name_from(path.stem, row, known or {})
+        self.name = name or _text(content, "record") or self._name_from(path.stem, row, known or {})
         self.own = parse_record(self.name, description) if description else None
 
     def guessed(self) -> Record:
@@ -104,9 +104,10 @@ class _File:
                         raise ValueError(f"it has {len(found)} cells, expected {width}")
                     values = [defaults[f.name] if i is None else convert(found[i]) for i, convert, f in converters]
                     when = _seconds(found[0]) if not self.log else values[0]
+                    identity = "" if self.log else found[0].decode()
                 except _NO_SUCH_VALUE as error:
                     raise DecodeError(f"{self.path}, row {number}: {self._damage(converters, found, error)}") from None
-                yield Entry(when, record, "" if self.log else found[0].decode(), record.trame._make(values))
+                yield Entry(when, record, identity, record.trame._make(values))
 
     def _damage(self, converters: Sequence[Any], found: Sequence[bytes], error: Exception) -> str:
         for i, convert, field in converters if len(found) == len(self.header) + (not self.log) else ():
@@ -139,10 +140,10 @@ class _File:
                 raise
             return self._last_time(self._start)  # the offset was within a cell of several lines
 
-    def _time(self, cell: bytes) -> float:
+    def _time(self, cell: bytes, log: bool | None = None) -> float:
         try:
-            return float(cell) if self.log else _seconds(cell)
-        except ValueError:
+            return float(cell) if (self.log if log is None else log) else _seconds(cell)
+        except (ValueError, OverflowError):
             raise SharedDataError(f"{self.path}: found {cell[:40]!r} where a row's time is expected") from None
 
     def _name_from(self, stem: str, row: Sequence[bytes], known: Mapping[str, Record]) -> str:
@@ -335,7 +336,7 @@ def content_of(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8") or "{}")
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SharedDataError(f"{path}: no valid JSON: {error}: mend or remove it") from None
     return content if isinstance(content, dict) else {}
 
@@ -346,11 +347,18 @@ def check_format(content: Mapping[str, Any], path: Path) -> None:
     Raises:
         SharedDataError: they are such files.
     """
-    if content.get("recording", FORMAT) > FORMAT:
+    found = content.get("recording", FORMAT)
+    if not isinstance(found, int) or found > FORMAT:
         raise SharedDataError(
             f"{path}: the recording has format {content['recording']}, this library knows {FORMAT}: "
             "pip install --upgrade shareddata"
         )
+
+
+def _text(content: Mapping[str, Any], name: str) -> str:
+    """Return a text of a small JSON file, empty where there is none."""
+    found = content.get(name)
+    return found if isinstance(found, str) else ""
 
 
 def milliseconds(identity: bytes) -> int:

@@ -17,9 +17,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from shareddata.address import Address
 from shareddata.datadesc import Record, check_compatible
 from shareddata.datadict import DataDict
 from shareddata.errors import DescriptionError, SharedDataError
+from shareddata.login import FROM_PREFIX, check_typed
 from shareddata.memory import SharedMemory
 from shareddata.recording import Entry, Recording
 from shareddata.stream import Histories
@@ -337,6 +339,7 @@ def opened(texts: Iterable[str], shm: SharedMemory, namespace: str = "") -> Iter
 
     Raises:
         SharedDataError: nothing is there, or it would be played from a namespace into itself.
+        ServerSetupError: an address holds a password: that is told by $SHAREDDATA_FROM_PASSWORD_FILE.
 
     Redis: what `Past` sends.
     """
@@ -346,7 +349,9 @@ def opened(texts: Iterable[str], shm: SharedMemory, namespace: str = "") -> Iter
         if files:
             found.append(Recording(*files, known={name: shm.describe(name) for name in shm.names()}))
         for url in (text for text in texts if "://" in text):
-            source = stack.enter_context(SharedMemory(url=url, namespace=namespace))
+            check_typed(url, "SOURCE", FROM_PREFIX)
+            address = Address(url, FROM_PREFIX)
+            source = stack.enter_context(SharedMemory(url=address, namespace=namespace))
             if (source.url, source.namespace) == (shm.url, shm.namespace):
                 raise SharedDataError(
                     f"{source.url}: these histories would be played into themselves: give --namespace"

@@ -7,7 +7,6 @@ must not know keys, sockets or how anything is done. Invariants:
 2. What was missed is told on standard error and by the exit code.
 """
 
-import json as json_text
 import queue
 import sys
 import time
@@ -80,7 +79,7 @@ def sensor(
 def _list(shm: SharedMemory, json: bool) -> int:
     found = sensors.listed(shm)
     if json:
-        print(json_text.dumps([each._asdict() for each in found], ensure_ascii=False, indent=1))
+        print(table.dumps([each._asdict() for each in found], indent=1))
         return 0
     if not found:
         print(f"{shm.url}: there is no sensor", file=sys.stderr)
@@ -102,7 +101,7 @@ def _names(names: Sequence[str]) -> str:
 def _get(reader: SensorReader, names: Sequence[str], json: bool) -> int:
     values = {name: reader.get_data(name) for name in names} if names else reader.get_data()
     if json:
-        print(json_text.dumps(_strict(values), ensure_ascii=False))
+        print(table.dumps(_strict(values)))
         return 0
     for name, text in _lines("", values):
         print(f"{name} = {text}")
@@ -153,7 +152,7 @@ def _watch(reader: SensorReader, names: Sequence[str], count: int | None, json: 
                 continue
             told += 1
             if json:
-                print(json_text.dumps({name: _strict(value)}, ensure_ascii=False), flush=True)
+                print(table.dumps({name: _strict(value)}), flush=True)
                 continue
             for line, text in _lines("" if name == "." else name, value):
                 print(f"{table.time_text(time.time())}  {line} = {text}", flush=True)

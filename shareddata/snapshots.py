@@ -11,6 +11,8 @@ Invariants:
    zips a folder that all members are in is left out, as the original does with what its `write_zip` made.
 """
 
+import errno
+import struct
 import time
 import zipfile
 import zlib
@@ -28,6 +30,13 @@ DEFLATE_LEVEL = 3
 
 _EARLIEST, _LATEST = 315_619_200_000, 4_354_732_800_000  # milliseconds that a zip member's date can tell: 1980 to 2107
 _LONGEST_NAME = 255 - len(".zip") - len("_1000000")
+MOST_BYTES = 1 << 30
+"""What the members of a zip may have together, unpacked, unless `read` is told otherwise."""
+# What the module zipfile raises of bytes that are no zip: found by trying (tests/fuzz).
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError),
+    *(ValueError, OverflowError, LookupError),
+)
 
 
 def write_zip(file: BinaryIO, members: Mapping[str, bytes], milliseconds: int, level: int = 0) -> None:
@@ -105,44 +114,65 @@ def save(
 # -- reading --------------------------------------------------------------------------------------------------------
 
 
-def read(path: str | PathLike[str]) -> Any:
+def read(path: str | PathLike[str], most: int = MOST_BYTES) -> Any:
     """Return what a snapshot holds, or a file of CBOR, or a folder of either.
 
     Args:
         path: a `.zip` file: a dictionary of its values, nested as they were; any other file: its value; a folder: a
             dictionary of what is in it, by file names.
+        most: bytes that the members of one zip may have together: a small file may unpack to a very large one.
 
     Raises:
         FileNotFoundError: there is nothing.
-        DecodeError: the file is no zip, or what is in it is no CBOR, or a member's name leads elsewhere.
+        DecodeError: the file is no zip, or what is in it is no CBOR, or too much, or a member's name leads elsewhere.
 
     Redis: none.
     """
     place = Path(fspath(path))
     if place.is_dir():
-        return {each.name: read(each) for each in sorted(place.iterdir()) if not each.name.startswith(".shareddata-")}
+        return {each.name: read(each, most) for each in sorted(place.iterdir()) if not each.name.startswith(".shareddata-")}
     if place.suffix.lower() == ".zip":
-        return _read_zip(place)
+        return _read_zip(place, most)
     try:
         return cbor.decode(place.read_bytes())
     except ValueError as error:
         raise DecodeError(f"{place}: expected a value in CBOR: {error}") from None
 
 
-def _read_zip(place: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    try:
-        with zipfile.ZipFile(place) as archive:
-            ours = archive.comment == _OURS
-            for member in archive.infolist():
-                if not member.is_dir():
-                    found[_member_name(place, member.filename)] = _decoded(archive.read(member), place, member.filename)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DecodeError(f"{place}: no zip file, or a damaged one: {error}") from None
+def _read_zip(place: Path, most: int) -> dict[str, Any]:
+    with place.open("rb") as file:
+        try:
+            members, ours = _members(file, place, most)
+        except DecodeError:
+            raise
+        except (*_DAMAGED, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # what that is: a place before the file
+                raise
+            raise DecodeError(f"{place}: no zip file, or a damaged one: {error}") from None
+    found = {_member_name(place, name): _decoded(data, place, name) for name, data in members.items()}
     try:
         return tree.nest(found if ours else _without_common_folder(found))  # type: ignore[no-any-return]
     except ValueError as error:
         raise DecodeError(f"{place}: member {error}") from None
+
+
+def _members(file: BinaryIO, place: Path, most: int) -> tuple[dict[str, bytes], bool]:
+    """Return the members of a zip file, by name, and whether this module wrote it."""
+    with zipfile.ZipFile(file) as archive:
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        total = sum(member.file_size for member in members)
+        if total > most:
+            raise DecodeError(
+                f"{place}: unpacked it has {total} bytes, expected {most} at the most: read it with most={total} if "
+                "you know who wrote it"
+            )
+        found = {}
+        for member in members:
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DecodeError(f"{place}: member {member.filename!r} is neither stored nor deflated")
+            with archive.open(member) as source:  # no more than it says: it may unpack to more
+                found[member.filename] = source.read(member.file_size)
+        return found, archive.comment == _OURS
 
 
 def _member_name(place: Path, name: str) -> str:

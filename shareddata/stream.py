@@ -194,6 +194,7 @@ class Follower:
         self._place = Place(layout.history_key, layout.history)
         self._checked = 0.0  # when it was last asked what was trimmed, by the monotonic clock
         self._unchecked = False  # whether entries came since
+        self._given = ""  # the id of what was returned last; what was read may be further
         self.repeated = 0
         self._connection = shm.connect(name)
         try:
@@ -217,8 +218,8 @@ class Follower:
 
     @property
     def id(self) -> str:
-        """The id of the last entry that was read; give it as `since` to go on after it."""
-        return self._place.id
+        """The id of the entry of the last trame that was returned; give it as `since` to go on after it."""
+        return self._given if self._buffer else self._place.id
 
     @property
     def missed(self) -> int:
@@ -258,7 +259,8 @@ class Follower:
                 if over:
                     raise
         identity, fields = self._buffer.popleft()
-        return self._layout.decode_entry(fields, identity.decode())
+        self._given = identity.decode()
+        return self._layout.decode_entry(fields, self._given)
 
     def _wait(self, end: float | None) -> None:
         """Wait in the server for the next entries, a second at most.

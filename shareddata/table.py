@@ -2,7 +2,7 @@
 
 It knows descriptions, trames and the width of characters. It must not know sockets, files or terminals. Invariants:
 
-1. Nothing that comes from a record reaches a terminal as a control character.
+1. Nothing that comes from a server reaches a terminal as a control character, in JSON neither.
 2. No line is wider than it was asked to be, and no table higher.
 3. What is out of limits, old or missing is told in words, never by colour alone.
 4. The JSON forms are strict JSON: NaN and infinities are the strings "NaN", "Infinity" and "-Infinity".
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from shareddata.datadesc import Field, Record
 
 _GAP = "  "
+_AHEAD = 0.5  # seconds that a time stamp may be in the future before it is told
 _AGES = ((1, "s", 100), (60, "min", 6000), (3600, "h", 172800), (86400, "d", math.inf))  # size, unit, used up to
 
 
@@ -31,12 +32,14 @@ class View:
         trame: its value, None when there is none.
         damage: why its value cannot be read, "" when it can.
         rate: writes per second, None when not known.
+        received: when the server got the value, by its own clock, None when not known.
     """
 
     record: Record
     trame: Any = None
     damage: str = ""
     rate: float | None = None
+    received: float | None = None
 
     @property
     def written(self) -> bool:
@@ -44,19 +47,40 @@ class View:
         return self.trame is not None and self.trame.ts > 0
 
     def age(self, now: float) -> float | None:
-        """Return the seconds since the record's time stamp, None when it was never written."""
-        return now - self.trame.ts if self.written else None
+        """Return the seconds since the record was written, None when it never was.
+
+        By the writer's time stamp and by the server's time of receipt, whichever is longer ago.
+        """
+        return self.record.age(self.trame, now, self.received) if self.written else None
+
+    def stale(self, now: float) -> bool:
+        """Tell whether the record is older than its `max_age`; one that was never written is not."""
+        return self.written and self.record.stale(self.trame, now, self.received)
 
     def notes(self, now: float) -> str:
-        """Return in words what is wrong with the whole record, "" when nothing is."""
+        """Return in words what is wrong with the whole record, "" when nothing is.
+
+        Args:
+            now: the server's time.
+        """
         if self.damage:
             return clean(self.damage)
         if self.trame is None:
             return "no value"
-        age, longest = self.age(now), self.record.max_age
-        if age is None:
+        if not self.written:
             return "never written"
-        return f"old: over {age_text(longest)}" if longest is not None and age > longest else ""
+        old = f"old: over {age_text(self.record.max_age)}" if self.stale(now) else ""
+        return ", ".join(filter(None, (old, self._skew(now))))
+
+    def _skew(self, now: float) -> str:
+        """Return in words how the writer's clock is wrong, as far as can be told."""
+        ahead = self.trame.ts - (now if self.received is None else self.received)
+        if ahead > _AHEAD:
+            return f"the writer's clock is {age_text(ahead)} ahead"
+        fresh = self.received is not None and not self.record.stale(self.trame._replace(ts=self.received), now)
+        if fresh and self.stale(now):
+            return f"received {age_text(now - (self.received or 0))} ago: late, or the writer's clock is behind"
+        return ""
 
 
 class Line(NamedTuple):
@@ -169,17 +193,35 @@ def strict(value: Any) -> Any:
     return [strict(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def as_json(view: View, fields: Sequence[str] = ()) -> str:
+def dumps(value: Any, indent: int | None = None) -> str:
+    r"""Return a value as strict JSON that may be shown on a terminal: what is not printable is escaped.
+
+    >>> print(dumps({"voltage": "12 V" + chr(0x9b) + "2J", "charge": float("nan")}))
+    {"voltage": "12 V\u009b2J", "charge": "NaN"}
+    """
+    text = json.dumps(strict(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def as_json(view: View, fields: Sequence[str] = (), **more: Any) -> str:
     """Return a record as one line of JSON: record, values (null when there are none), out_of_limits, what is wrong.
 
     Args:
         view: the record.
         fields: those to hold; all if empty.
+        **more: what else is to be told of it: see `ages`.
     """
     values = view.trame and {name: strict(each) for name, each in view.trame._asdict().items() if _in(name, fields)}
     outside = [name for name in view.record.out_of_limits(view.trame) if _in(name, fields)] if view.trame else []
     content = {"record": view.record.name, "values": values, "out_of_limits": outside}
-    return json.dumps(content | ({"damage": view.damage} if view.damage else {}), ensure_ascii=False, allow_nan=False)
+    return dumps(content | more | ({"damage": view.damage} if view.damage else {}))
+
+
+def ages(view: View, now: float) -> dict[str, Any]:
+    """Return for JSON how old a record is: age in seconds, stale, received (by the server's clock); null: not known."""
+    return {"age": view.age(now), "stale": view.stale(now), "received": view.received}
 
 
 def _in(name: str, fields: Sequence[str]) -> bool:
@@ -217,12 +259,13 @@ def pad(text: str, width: int, right: bool = False) -> str:
 
 
 def grid(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Return rows as lines with aligned columns.
+    """Return rows as lines with aligned columns; what is not printable is escaped.
 
     Args:
         rows: of the same length.
         right: the columns that are aligned to the right.
     """
+    rows = [[*map(clean, row)] for row in rows]
     widths = [max(map(width_of, column)) for column in zip(*rows)]
     padded = ((pad(cell, width, i in right) for i, (cell, width) in enumerate(zip(row, widths))) for row in rows)
     return [_GAP.join(cells).rstrip() for cells in padded]

@@ -4,12 +4,14 @@ It knows these two formats and what each can hold. It must not know sockets, ser
 pyarrow is imported only when a Parquet file is made. Invariants:
 
 1. A value reads back as it was given; what Parquet cannot hold is refused, never rounded or cut.
-2. Rows are written as they come; nothing grows with their number but Parquet's own index.
+2. No text in a CSV file is a formula to a spreadsheet, unless that is asked for; what it was can be told.
+3. Rows are written as they come; nothing grows with their number but Parquet's own index.
 """
 
 import csv
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -27,12 +29,26 @@ def _nested(value: Any) -> Any:
     return [_nested(item) for item in value] if isinstance(value, list) else value
 
 
+_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # also as full-width characters
+
+
+def defused(text: str) -> str:
+    """Return a text that a spreadsheet does not take for a formula: with a quote before it, where it might.
+
+    Whoever strips one quote from what begins with quotes and one of `= + - @`, tab or a line's end has the text again.
+
+    >>> defused("=HYPERLINK(A1)"), defused("-5 dB"), defused("'=1"), defused("12 V")
+    ("'=HYPERLINK(A1)", "'-5 dB", "''=1", '12 V')
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
 _TEXT: dict[str, Callable[[Any], str]] = {
     "time": time_text,
     "float": float.__repr__,
     "int": int.__repr__,
     "bool": lambda value: "true" if value else "false",
-    "str": str,
+    "str": defused,
     "json": json_text,
     "array": lambda value: json_text(_nested(value)),
     "bytes": base64_text,
@@ -55,12 +71,19 @@ class _Lines:
 
 
 class CsvFile:
-    """A table as CSV in UTF-8, with its description in a `.csv.json` beside it."""
+    """A table as CSV in UTF-8, with its description in a `.csv.json` beside it.
 
-    def __init__(self, path: Path, tables: Sequence[Table]) -> None:
+    Args:
+        path: the file.
+        tables: the only one.
+        exact: write texts as they are, also those that a spreadsheet takes for formulas.
+    """
+
+    def __init__(self, path: Path, tables: Sequence[Table], exact: bool = False) -> None:
         self._table = tables[0]
         self._draft, self._sidecar = Draft(path), Draft(sidecar(path))
-        self._texts = [_TEXT[column.type] for column in self._table.columns]
+        kinds = _TEXT | {"str": str} if exact else _TEXT
+        self._texts = [kinds[column.type] for column in self._table.columns]
         self._file = open(self._draft.draft, "wb")  # noqa: SIM115  finish and abort close it
         self._writer = csv.writer(_Lines(self._file))
         self._writer.writerow([column.name for column in self._table.columns])

@@ -26,9 +26,12 @@ from shareddata.errors import ServerSetupError
 _MARKS = "writing"  # the folder of the marks
 _SPARES = "spare"  # the folder of files that are written again
 _SPARE_FILES, _SPARE_BYTES = 4, 64_000_000  # such files of one process, at most
-_KEPT_FILES, _KEPT_BYTES = 4096, 256_000_000  # mappings of files in use, of one process: their memory is in use anyway
+# Mappings of files in use, of one process: their memory is in use anyway, but each holds a descriptor, and many systems
+# give a process 1024 of these.
+_KEPT_FILES, _KEPT_BYTES = 256, 256_000_000
 _READ_FILES, _READ_BYTES = 16, 64_000_000  # mappings of files that are read again and again, of one process
 _SEEN_FILES = 256  # inodes among which such a file is recognised
+_KEPT_UNSEEN = 4  # up to so many, nobody looks whether they are still there
 _WASTE = 4  # times its size that a value may take
 _PARTS = 512  # buffers written by one call; the system's limit is 1024
 
@@ -95,6 +98,7 @@ def _read_once(path: str, size: int) -> bytes:
     """Read a file's first bytes, and map it when its inode is known."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        size = min(size, os.fstat(descriptor).st_size)  # which may be announced as anything, and is made room for
         data = os.read(descriptor, size)
         while len(data) < size and (more := os.read(descriptor, size - len(data))):
             data += more
@@ -185,7 +189,7 @@ class Writer:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._spares: list[Spare] = []
-        self._contents: dict[int, mmap.mmap] = {}  # of the files written last, by their inode
+        self._contents: dict[int, Spare] = {}  # the files written last, by their inode
         self._contents_size = 0
         self._spare = f"{folder}/{_SPARES}"
         self._mark = f"{folder}/{_MARKS}/{self.name}"
@@ -251,7 +255,7 @@ class Writer:
                 content[start : start + len(view)] = view
                 start += len(view)
             self._name(spare.path, path)
-        self._keep(os.stat(path).st_ino, content)
+        self._keep(path, content)
 
     def give_back(self, path: str) -> None:
         """Take a file's name away, and keep it to be written again when it has no other name.
@@ -265,10 +269,10 @@ class Writer:
             return  # another process was faster
         status = os.stat(spare)
         with self._lock:
-            content = self._contents.get(status.st_ino)
-            if content is not None and status.st_nlink == 1:
-                del self._contents[status.st_ino]
-                self._contents_size -= len(content)
+            known = self._contents.get(status.st_ino)
+            if known is not None and status.st_nlink == 1:
+                content = known.content
+                self._forget(status.st_ino)
                 if len(content) <= _SPARE_BYTES:
                     self._spares.append(Spare(spare, content))
                     self._make_room()
@@ -300,13 +304,25 @@ class Writer:
                 self._spares.remove(found)
             return found
 
-    def _keep(self, inode: int, content: mmap.mmap) -> None:
-        """Keep the content of a file that was written, so that it can be written again."""
+    def _keep(self, path: str, content: mmap.mmap) -> None:
+        """Keep the content of a file that was written, so that it can be written again.
+
+        What another process has unlinked is let go: nobody gives it back, and it would hold memory and a descriptor.
+        """
+        inode = os.stat(path).st_ino
         with self._lock:
-            self._contents[inode] = content
+            self._contents[inode] = Spare(path, content)
             self._contents_size += len(content)
+            for oldest in list(itertools.islice(self._contents, 2)) if len(self._contents) > _KEPT_UNSEEN else ():
+                if os.path.exists(self._contents[oldest].path):
+                    self._contents[oldest] = self._contents.pop(oldest)  # it has its turn again behind the others
+                else:
+                    self._forget(oldest)
             while self._contents_size > _KEPT_BYTES or len(self._contents) > _KEPT_FILES:
-                self._contents_size -= len(self._contents.pop(next(iter(self._contents))))
+                self._forget(next(iter(self._contents)))
+
+    def _forget(self, inode: int) -> None:
+        self._contents_size -= len(self._contents.pop(inode).content)
 
 
 _writers: dict[str, Writer] = {}

@@ -93,7 +93,7 @@ class TSLog:
 
     A log belongs to one thread at a time, and is a context manager. A forked child discards what was not committed.
 
-    Redis: MULTI, SETNX, GET, EXEC, XGROUP CREATE; with recreate DEL, SET.
+    Redis: GET, XINFO STREAM, XINFO GROUPS; for a new one MULTI, SETNX, EXEC, XGROUP CREATE; with recreate DEL, SET.
     """
 
     def __init__(
@@ -188,7 +188,22 @@ class TSLog:
         self._untold: WriterConflict | None = None
 
     def _open(self, recreate: bool) -> None:
-        """Make the log, or check that it was made as this program wants it."""
+        """Make the log, or check that it was made as this program wants it; to open it takes no right to write.
+
+        Redis: GET; MULTI, SETNX, GET, EXEC for a new one; with recreate MULTI, DEL, SET, GET, EXEC.
+        """
+        found = None if recreate else self._connection.ask("GET", self._made_key)
+        if found is None:
+            found = self._make(recreate)
+        if found != self._made:
+            raise LogFormatError(
+                f"log {self.name}: made with {_shape(found)}, opened with {_shape(self._made)}: open it as it was "
+                "made, or begin it anew with recreate=True"
+            )
+        self._make_cursors()
+
+    def _make(self, recreate: bool) -> bytes:
+        """Make the log if nobody else does, or begin it anew; return what it was made with."""
         commands = [pack("SETNX", self._made_key, self._made)]
         if recreate:
             beginning = token([], 1)
@@ -199,20 +214,22 @@ class TSLog:
             ]
         commands.append(pack("GET", self._made_key))
         self._connection.settle()
-        found = self._connection.transact(transaction(commands), [f"log {self.name}"] * len(commands))[-1]
-        if found != self._made:
-            raise LogFormatError(
-                f"log {self.name}: made with {_shape(found)}, opened with {_shape(self._made)}: open it as it was "
-                "made, or begin it anew with recreate=True"
-            )
+        found: bytes = self._connection.transact(transaction(commands), [f"log {self.name}"] * len(commands))[-1]
         if recreate:
             self._writer.adopt(beginning, 0)
             self._warn_if_volatile()
-        self._make_cursors()
+        return found
 
     def _make_cursors(self) -> None:
-        for n in range(self.nreaders):
-            self._stream.make_cursor(f"reader:{n}")
+        """Make the cursors that are missing.
+
+        Redis: XINFO STREAM, XINFO GROUPS, XGROUP CREATE.
+        """
+        wanted = [f"reader:{n}" for n in range(self.nreaders)]
+        there = self._stream.extent().cursors
+        for name in wanted:
+            if name not in there:
+                self._stream.make_cursor(name)
 
     @property
     def durability(self) -> str:

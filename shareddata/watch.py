@@ -22,6 +22,7 @@ from shareddata.errors import DecodeError, DescriptionError, ServerTimeout, Serv
 from shareddata.listen import Listener
 from shareddata.memory import SharedMemory
 from shareddata.table import Line, View, as_json, clip, lay_out, line
+from shareddata.views import snapshot
 
 _NEWS = 0.5  # seconds without news after which ages are drawn again
 _PAUSE = 0.1  # seconds between two looks
@@ -30,26 +31,6 @@ _RATE_OVER = 5.0  # seconds over which a rate is counted
 _LOOK_AGAIN = 2.0  # seconds after which a record that could not be read is tried again
 
 _STYLES = {"title": "\x1b[1m", "record": "\x1b[36m", "alarm": "\x1b[1;31m", "value": ""}
-
-
-def snapshot(shm: SharedMemory, names: Sequence[str]) -> list[View]:
-    """Return what is in records now; one that cannot be read does not hide the others.
-
-    Raises:
-        UnknownData: no such record.
-
-    Redis: MULTI, HMGET for each record, EXEC.
-    """
-    if not names:
-        return []
-    with DataDict("shareddata", shm) as dd:
-        dd.set_datas_to_read(names)
-        try:
-            return [View(shm.describe(name), trame) for name, trame in zip(names, dd.next())]
-        except DecodeError as error:
-            if len(names) == 1:
-                return [View(shm.describe(names[0]), damage=str(error))]
-    return [view for name in names for view in snapshot(shm, [name])]
 
 
 class Rates:
@@ -82,6 +63,7 @@ class Watch:
     Attributes:
         views: what is known of each record, in order.
         trouble: what keeps the values from being the newest, "" when nothing does.
+        now: the server's time when it was last looked.
 
     Raises:
         UnknownData: no such record.
@@ -102,6 +84,7 @@ class Watch:
         self._again_at = 0.0
         self.views: list[View] = []
         self.trouble = ""
+        self.now = shm.clock.now()
 
     def __enter__(self) -> Self:
         return self
@@ -123,8 +106,9 @@ class Watch:
             time.sleep(_PAUSE)
         except (DecodeError, DescriptionError, UnknownData):
             self._forget()
-        now = self._listener.heard if self._listener else Counter[str]()
-        self._rates.mark(time.monotonic(), self._counted + now)
+        heard = self._listener.heard if self._listener else Counter[str]()
+        self._rates.mark(time.monotonic(), self._counted + heard)
+        self.now = self._shm.clock.now()
         for view in self.views:
             view.rate = self._rates.rate(view.record.name)
 
@@ -138,10 +122,11 @@ class Watch:
             trames = next(self._listener)
         except StopIteration:
             return
-        news = dict(zip(self._heard, trames))
+        news, now = dict(zip(self._heard, trames)), self._shm.clock.now()
         for view in self.views:
-            if view.record.name in news:
-                view.trame = news[view.record.name]
+            trame = news.get(view.record.name)
+            if view.record.name in news and trame != view.trame:
+                view.trame, view.received = trame, now
 
     def _names(self) -> list[str]:
         described = self._shm.names()
@@ -202,7 +187,7 @@ class Screen:
         """Draw the table as large as the terminal is now."""
         size = os.get_terminal_size(self._out.fileno())
         width, height = size.columns or 80, size.lines or 24
-        now = time.time()
+        now = watch.now
         written = [view for view in watch.views if view.written or view.damage]
         quiet = len(watch.views) - len(written)
         self._last = lay_out(written, width, max(1, height - 2), now)
@@ -269,17 +254,17 @@ def _until(end: float | None, watch: Watch, draw: Callable[[Watch], None], pause
 
 
 def _lines(out: TextIO, json: bool) -> Callable[[Watch], None]:
-    """Return what writes a line for each record that changed since it was called last."""
+    """Return what writes a line for each record that changed, or became stale, since it was called last."""
     before: dict[str, str] = {}
     told = ""
 
     def draw(watch: Watch) -> None:
         nonlocal told
         for view in watch.views:
-            state = as_json(view)  # text: NaN is never equal to NaN
+            state = as_json(view, stale=view.stale(watch.now))  # text: NaN is never equal to NaN
             if (view.written or view.damage) and before.get(view.record.name) != state:
                 before[view.record.name] = state
-                out.write((state if json else line(view, time.time())) + "\n")
+                out.write((state if json else line(view, watch.now)) + "\n")
         if watch.trouble != told and watch.trouble:
             logging.getLogger("shareddata").warning("%s", watch.trouble)
         told = watch.trouble

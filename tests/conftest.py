@@ -23,7 +23,7 @@ from shareddata.address import Address
 from shareddata.server import Server
 from waiting import eventually as wait_until
 
-OURS = ("SHAREDDATA_URL", "SHAREDDATA_SERVER", "LOGDIR", "LOGFILE", "INIT_MSG", "TMPFS_PATH")
+OURS = ("LOGDIR", "LOGFILE", "INIT_MSG", "TMPFS_PATH")
 
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=100, database=None)
 hypothesis.settings.register_profile("full", deadline=None, max_examples=2000, database=None)
@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell starts what runs in its background with control-C ignored; what the tests start would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    for name in OURS:
+    for name in (*OURS, *(name for name in os.environ if name.startswith("SHAREDDATA_"))):
         os.environ.pop(name, None)
 
 

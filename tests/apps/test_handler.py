@@ -21,7 +21,7 @@ APPS = sorted(path.stem for path in (ROOT / "apps").glob("hdl_*.py"))
 BATTERY_HELP = """\
 usage: hdl_battery.py [-h] [-do-debug] [-s /dev/ttyO1] [-f 2] [-r redissrv]
                       [-p 6379] [-a ./hdl_battery.py] [-i None] [-u None]
-                      [-n '']
+                      [-n ''] [-t]
 
 options:
   -h, --help            show this help message and exit
@@ -43,6 +43,8 @@ options:
                         rediss://, unix://, embedded://
   -n '', --namespace ''
                         Namespace of the records
+  -t, --take-over       Write what another copy of this program writes: that
+                        one ends
 """
 
 
@@ -141,6 +143,25 @@ def test_an_uninitialised_memory_is_waited_for_and_said(described, url, start):
     program = start("apps/hdl_host.py", "-i", "INIT_MSG", "-u", url, INIT_MSG="NOBODY_SETS_THIS")
     assert program.process.wait(15) == 1
     assert "NOBODY_SETS_THIS" in program.log()
+
+
+# -- two copies --------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_copy_ends_with_the_name_of_the_first_or_takes_over(described, url, start, eventually):
+    first = start("apps/hdl_host.py", "-u", url, "-f", 50, "-a", "HDL_HOST")
+    with DataDict("READER", described) as dd:
+        dd.set_datas_to_read(["HOST__memory"])
+        eventually(lambda: dd.next()[0], timeout=15)
+        second = start("apps/hdl_host.py", "-u", url, "-f", 50, "-a", "SECOND")
+        assert second.process.wait(15) == 1
+        assert "'HDL_HOST' ('hdl_host.py', process " in second.log() and "--take-over" in second.log()
+        assert "Traceback" not in second.log()
+        third = start("apps/hdl_host.py", "-u", url, "-f", 50, "-a", "THIRD", "--take-over")
+        assert first.process.wait(15) == 1
+        assert "'THIRD'" in first.log() and "can't write it any more" in first.log()
+        eventually(lambda: dd.next()[0].sender == "THIRD")
+        assert third.end() == 0
 
 
 # -- the rate ----------------------------------------------------------------------------------------------------------

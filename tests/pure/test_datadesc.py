@@ -3,8 +3,11 @@
 import json
 import keyword
 import math
+import pickle
 import re
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -598,3 +601,53 @@ def test_arrays_of_another_kind_are_incompatible(other: dict[str, Any]) -> None:
     datadesc.check_compatible(running, running)
     with pytest.raises(DescriptionError, match=r"the field 'a' is now array .*, this program uses array <f4 \(2,\)"):
         datadesc.check_compatible(running, record(["a", 0, other]))
+
+
+# -- age --------------------------------------------------------------------------------------------------------------
+
+AGING = parse_record("R", {"max_age": 2.0, "fields": [["ts", 0.0], ["sender", ""], ["x", 0]]})
+TIMELESS = parse_record("R", [["ts", 0.0], ["sender", ""], ["x", 0]])
+
+
+def measured(ts: float) -> Any:
+    return AGING.trame(ts, "ME", 1)
+
+
+@pytest.mark.parametrize(
+    ("now", "received", "age", "stale"),
+    [
+        (100.0, None, 0.0, False),
+        (102.0, None, 2.0, False),
+        (102.1, None, 2.1, True),
+        (99.0, None, -1.0, False),
+        (97.0, None, -3.0, True),  # a time stamp in the future tells nothing
+        (101.0, 100.5, 1.0, False),
+        (97.0, 96.5, 0.5, False),  # a clock that is ahead, and a writer that lives
+        (97.0, 94.0, 3.0, True),  # and one that does not
+        (103.0, 103.0, 3.0, True),
+    ],
+)
+def test_age(now: float, received: float | None, age: float, stale: bool) -> None:
+    assert AGING.age(measured(100.0), now, received) == pytest.approx(age)
+    assert AGING.stale(measured(100.0), now, received) is stale
+    assert not TIMELESS.stale(measured(100.0), now, received)
+
+
+def test_what_is_missing_is_infinitely_old() -> None:
+    assert AGING.age(None) == AGING.age(measured(0.0)) == math.inf
+    assert AGING.stale(None) and AGING.stale(measured(0.0)) and AGING.stale(measured(math.nan), 100.0)
+    assert AGING.stale(measured(math.nan), 100.0, 100.0)
+    assert TIMELESS.stale(None) and not TIMELESS.stale(measured(0.0))
+
+
+def test_without_a_time_it_is_now() -> None:
+    assert 5 <= AGING.age(measured(time.time() - 5)) < 60
+    assert AGING.stale(measured(time.time() - 5)) and not AGING.stale(measured(time.time()))
+
+
+def test_a_clock_is_no_part_of_a_description() -> None:
+    other = replace(AGING, clock=lambda: 101.0)
+    assert (other, repr(other)) == (AGING, repr(AGING))
+    assert (other.age(measured(100.0)), other.stale(measured(100.0))) == (1.0, False)
+    assert other.trame(1.0, "ME", 2).x == 2
+    assert pickle.loads(pickle.dumps(other)) == AGING

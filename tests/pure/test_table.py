@@ -13,6 +13,7 @@ from shareddata.datadesc import Field
 from shareddata.table import (
     View,
     age_text,
+    ages,
     as_json,
     clip,
     fields_text,
@@ -90,8 +91,28 @@ def test_notes() -> None:
     assert view(ts=10.0).notes(11.0) == ""
     assert view(ts=10.0).notes(13.0) == "old: over 2.0 s"
     assert view().notes(13.0) == "never written"
+    assert (view(ts=10.0).stale(11.0), view(ts=10.0).stale(13.0), view().stale(13.0)) == (False, True, False)
     assert View(TANK).notes(13.0) == "no value"
     assert View(TANK, damage="broken\n").notes(13.0) == "broken\\n"
+
+
+def test_notes_tell_a_writer_whose_clock_is_wrong() -> None:
+    ahead = view(ts=100.0)
+    assert ahead.notes(10.0) == "old: over 2.0 s, the writer's clock is 90 s ahead"
+    ahead.received = 10.0
+    assert (ahead.notes(10.5), ahead.age(10.5)) == ("the writer's clock is 90 s ahead", 0.5)
+    assert (ahead.notes(13.0), ahead.age(13.0)) == ("old: over 2.0 s, the writer's clock is 90 s ahead", 3.0)
+    behind = view(ts=10.0)
+    behind.received = 100.0
+    assert behind.notes(101.0) == "old: over 2.0 s, received 1.0 s ago: late, or the writer's clock is behind"
+    assert behind.notes(103.0) == "old: over 2.0 s"
+    assert ages(behind, 101.0) == {"age": 91.0, "stale": True, "received": 100.0}
+
+
+def test_what_is_old_is_told_in_words() -> None:
+    lines = [each.text for each in lay_out([view(ts=10.0)], 80, 9, 13.0)]
+    assert lines[1].startswith("! TANK__measures") and lines[1].endswith("(old: over 2.0 s)")
+    assert line(view(ts=10.0), 13.0).endswith("(old: over 2.0 s)")
 
 
 def test_line() -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from certificates import certificates
 from programs import Program
 from records import PAIR
 from servers import EXECUTABLES, OwnServer, free_port, plain_client
@@ -167,7 +167,7 @@ def test_a_wrong_password_is_said_at_once(guarded: OwnServer, form: int) -> None
 
 def test_a_missing_password_is_said_at_once(guarded: OwnServer) -> None:
     start = time.monotonic()
-    with pytest.raises(ServerRefused, match="put user and password into the address: redis://user:password@host:6379"):
+    with pytest.raises(ServerRefused, match=r"log in: set \$SHAREDDATA_USER and \$SHAREDDATA_PASSWORD_FILE"):
         SharedMemory(url=guarded.tcp_url.replace(f":{SECRET}@", ""))
     assert time.monotonic() - start < 1
 
@@ -197,23 +197,6 @@ def test_an_unknown_user(own_server: Callable[..., OwnServer]) -> None:
 
 
 # -- TLS --------------------------------------------------------------------------------------------------------------
-
-
-def certificates(folder: Path) -> None:
-    """Make an authority, a server's certificate that it signed, and an authority that signed nothing."""
-    subject = "/CN=shareddata tests"
-    for name in ("ca", "stranger"):
-        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-                "-subj", f"{subject} {name}", "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt")
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost")
-    openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", subject,
-            "-keyout", folder / "server.key", "-out", folder / "server.csr")
-    openssl("x509", "-req", "-in", folder / "server.csr", "-CA", folder / "ca.crt", "-CAkey", folder / "ca.key",
-            "-CAcreateserial", "-days", "2", "-extfile", folder / "names", "-out", folder / "server.crt")
-
-
-def openssl(*arguments: object) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
 
 
 @pytest.fixture

@@ -258,7 +258,8 @@ def test_get(call: Call, tank: Path, url: str) -> None:
     write(url, 5, 2.5)
     assert "(above 1.9)" in call("get", "TANK__measures")[1]
     shown = json.loads(call("get", "--json", "TANK__measures", "level")[1])
-    assert shown == {"record": "TANK__measures", "values": {"level": 2.5}, "out_of_limits": ["level"]}
+    assert 0 <= shown.pop("age") < 60 and abs(shown.pop("received") - time.time()) < 60
+    assert shown == {"record": "TANK__measures", "values": {"level": 2.5}, "out_of_limits": ["level"], "stale": False}
 
 
 @pytest.mark.parametrize(
@@ -689,3 +690,36 @@ def test_new_wants_a_name(call: Call, tmp_path: Path, name: str) -> None:
     code, _, err = call("new", "--folder", tmp_path / "folder", name)
     assert code == 1 and "use letters, digits and '_'" in err
     assert not (tmp_path / "folder").exists()
+
+
+# -- diff -------------------------------------------------------------------------------------------------------------
+
+
+def test_diff_of_two_files(call: Call, tank: Path) -> None:
+    new = json.loads(tank.read_text())
+    new["TANK__command"].append(["urgent", False])
+    Path("new.json").write_text(json.dumps(new))
+    assert call("diff", "tank.json", "tank.json") == (0, "0 differences: running programs go on\n", "")
+    assert call("diff", "tank.json", "new.json") == (
+        0,
+        "compatible  TANK__command: field 'urgent' is new: running programs go on\n"
+        "1 difference: running programs go on\n",
+        "",
+    )
+    code, out, _ = call("diff", "new.json", "tank.json")
+    assert code == 1 and "field 'urgent' is gone" in out and "NOT compatible" in out
+    shown = json.loads(call("diff", "--json", "new.json", "tank.json")[1])
+    assert (shown["compatible"], shown["differences"][0]["field"]) == (False, "urgent")
+
+
+def test_diff_with_the_server(call: Call, tank: Path, url: str) -> None:
+    Path("command.json").write_text(json.dumps({"TANK__command": [*TANK["TANK__command"], ["urgent", False]]}))  # type: ignore[misc]
+    assert call("diff", "command.json")[:2] == (
+        0,
+        "compatible  TANK__command: field 'urgent' is new: running programs go on\n"
+        "1 difference: running programs go on\n",
+    )
+    assert call("init", "--keep", "command.json")[0] == 0
+    assert call("diff", "command.json")[1] == "0 differences: running programs go on\n"
+    assert call("diff")[0] == call("diff", "a", "b", "c")[0] == 2
+    assert "cannot be read" in call("diff", "missing.json")[2]

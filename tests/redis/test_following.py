@@ -202,6 +202,19 @@ def test_where_to_begin(dd: DataDict, client: redis.Redis) -> None:
         assert [trame.number for trame in follower] == [10, 11]
 
 
+def test_a_follower_that_ends_within_a_page_is_gone_on_behind_it(dd: DataDict) -> None:
+    """What was read and not yet returned is not lost for whoever goes on after `id`."""
+    (data,) = dd.set_datas_to_write(["LONG"])
+    write(dd, data, range(10))
+    got: list[int] = []
+    resumed: str | int = 0
+    while len(got) < 10:
+        with dd.follow_data("LONG", resumed, timeout=0.05) as follower:
+            got += [next(follower).number for _ in range(3 if len(got) < 9 else 1)]
+            resumed = follower.id
+    assert got == list(range(10))
+
+
 def test_more_entries_than_a_page(dd: DataDict, client: redis.Redis) -> None:
     with client.pipeline(transaction=False) as pipe:
         for number in range(3500):

@@ -111,6 +111,46 @@ def test_files_are_written_again_and_only_a_few_are_kept_for_that(shm: SharedMem
     assert len(inodes) == 2
 
 
+def test_values_that_others_take_out_hold_no_descriptor(tmp_path: Path) -> None:
+    """As events do: their archiver, another program, unlinks their files."""
+    (tmp_path / "key").mkdir()
+    writer = tmpfs.Writer(str(tmp_path))
+    try:
+        paths = [str(tmp_path / "key" / writer.new_name()) for _ in range(100)]
+        for path, gone in zip(paths, [None, *paths]):
+            writer.write(path, [bytes(70_000)], 70_000)
+            if gone:
+                os.unlink(gone)
+        deleted = [entry for entry in map(_target, os.listdir("/proc/self/fd")) if entry.endswith("(deleted)")]
+        assert len([entry for entry in deleted if entry.startswith(str(tmp_path))]) <= 8
+    finally:
+        writer.close()
+
+
+def _target(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except FileNotFoundError:
+        return ""  # the listing's own
+
+
+def test_more_large_values_than_descriptors(shm: SharedMemory, program: Callable[..., Program]) -> None:
+    emitter = program(
+        """
+        import resource
+        import numpy as np
+        from shareddata.archive import Emitter
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))  # at the limit values go through the server
+        with SharedMemory(url=sys.argv[1]) as shm, Emitter("cam", "frame", shm) as out:
+            for number in range(400):
+                out.emit(np.full(70_000, number % 256, "u1"), {"n": number})
+        say(len(os.listdir("/proc/self/fd")))
+        """,
+        shm.address.url,
+    )
+    assert int(emitter.line(60)) < 280, "there are some left for the program's own"
+
+
 def test_over_tcp_values_go_through_the_server(own_server: Callable[..., OwnServer]) -> None:
     server = own_server(port=free_port())
     with SharedMemory(url=server.tcp_url) as shm:
