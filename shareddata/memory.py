@@ -71,7 +71,8 @@ class SharedMemory:
         port: its TCP port, 6379 if None.
         env_init: the name of the environment variable that holds the name of the ready flag. When given, the
             constructor also waits for that flag (`wait_for_init`).
-        url: the server's address instead of host and port: `redis://`, `rediss://`, `unix://`, `embedded:///folder`.
+        url: the server's address instead of host and port: `redis://`, `rediss://`, `unix://`, `embedded:///folder`,
+            `sentinel://host,host/name`, `cluster://host,host`.
             Without url, host and port: $SHAREDDATA_URL, else localhost:6379.
         namespace: records of different namespaces don't know each other; `""` for none.
         wait: seconds to wait for the first connection.
@@ -102,6 +103,11 @@ class SharedMemory:
     ) -> None:
         self.address: Address = resolve(url, host, port)
         self.keys = Names(namespace)
+        if self.address.several and self.address.several.scheme == "cluster" and not namespace:
+            raise ServerSetupError(
+                f"{self.address.shown}: in a cluster records need a namespace, which is in one slot: "
+                "SharedMemory(..., namespace='usv1'), or -n usv1 on the command line"
+            )
         self.env_init = env_init
         self.timeout = timeout
         self._lock = threading.RLock()
