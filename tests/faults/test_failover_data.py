@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 
@@ -64,6 +65,12 @@ class Count:
         wanted = len(self.acknowledged) + more
         eventually(lambda: len(self.acknowledged) >= wanted, 30, "more that are acknowledged")
 
+    def __enter__(self) -> "Count":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
     def end(self) -> None:
         self._end.set()
         self._thread.join(20)
@@ -72,9 +79,12 @@ class Count:
 
 def there(troop: Troop) -> list[int]:
     """Return the numbers in the history."""
-    with SharedMemory(url=troop.url, namespace=troop.namespace) as shm, DataDict("READER", shm) as dd:
-        with dd.follow_data("COUNT", since=0, timeout=0.2) as follower:
-            return [trame.n for trame in follower]
+    with (
+        SharedMemory(url=troop.url, namespace=troop.namespace) as shm,
+        DataDict("READER", shm) as dd,
+        dd.follow_data("COUNT", since=0, timeout=0.2) as follower,
+    ):
+        return [trame.n for trame in follower]
 
 
 def initialise(troop: Troop) -> None:
@@ -85,7 +95,8 @@ def initialise(troop: Troop) -> None:
 def fail(troop: Troop, how: str) -> None:
     master = troop.master()
     assert master is not None
-    {"kill": master.kill, "freeze": master.freeze, "by hand": troop.by_hand}[how]()
+    unpaused = partial(troop.by_hand, pause=False)
+    {"kill": master.kill, "freeze": master.freeze, "by hand": troop.by_hand, "unpaused": unpaused}[how]()
     troop.elected(master, 45)
 
 
@@ -105,11 +116,11 @@ def test_what_was_confirmed_is_there(troop: Troop, how: str) -> None:
 
         thread = threading.Thread(target=follow)
         thread.start()
-        count = Count(troop, confirm=1)
-        count.reach(100)
-        fail(troop, how)
-        count.reach(100)
-        count.end()
+        with Count(troop, confirm=1) as count:
+            count.reach(100)
+            fail(troop, how)
+            troop.heal()  # else nobody is there to confirm anything, in a cluster of one replica each
+            count.reach(100)
         with DataDict("END", shm) as last:
             (data,) = last.set_datas_to_write(["COUNT"])
             data.set(-1)
@@ -138,7 +149,6 @@ def test_a_log_goes_on_behind_a_failover(troop: Troop) -> None:
         for n in range(1, 101):
             log.store(n)
         log.commit()
-        assert [next(reader)[0] for _ in range(50)] == list(range(1, 51)) if hasattr(reader, "__next__") else True
         first = [reader.next()[0] for _ in range(50)]
         reader.commit()
         begun = time.monotonic()
@@ -159,11 +169,10 @@ def test_a_log_goes_on_behind_a_failover(troop: Troop) -> None:
         assert [reader.next()[0] for _ in range(n - 50)] == list(range(51, n + 1))
         assert first == list(range(1, 51)) and reader.missed == 0
         second.store(n + 1)
+        log.store(0)
         with pytest.raises(WriterConflict, match="writes it since"):
-            log.store(0)
             log.commit()
-        with pytest.raises(WriterConflict):  # noqa: PT011, PT012 -- told again
-            log.commit()
+        log._writer.forget()
         second.commit()
         assert reader.next() == (n + 1,)
 
@@ -192,14 +201,17 @@ def apart(request: pytest.FixtureRequest, network: machines.Machines) -> Iterato
 
 @pytest.mark.parametrize("apart", ALL, indirect=True)
 def test_the_master_is_cut_off(apart: Troop, network: machines.Machines) -> None:
-    """Programs elsewhere go on with the next one; what those beside it had confirmed is there when the cable is back."""
+    """Programs elsewhere go on with the next one; what those beside it had confirmed is there afterwards."""
     initialise(apart)
     master = apart.master()
     assert master is not None
     number = network.number(master.host)
-    beside = Count(apart, 1, lambda: network.on(number))
     heard: list[tuple[float, int]] = []
-    with SharedMemory(url=apart.url, namespace=apart.namespace) as shm, DataDict("LISTENER", shm) as dd:
+    with (
+        Count(apart, 1, lambda: network.on(number)) as beside,
+        SharedMemory(url=apart.url, namespace=apart.namespace) as shm,
+        DataDict("LISTENER", shm) as dd,
+    ):
         listener = dd.listen_to_datas(["COUNT"], timeout=30)
 
         def listen() -> None:
@@ -247,26 +259,23 @@ def test_what_is_lost_in_which_set_up(apart: Troop, network: machines.Machines) 
         for each in apart.servers:
             each.ask("CONFIG", "SET", "min-replicas-to-write", spare)
             each.ask("CONFIG", "SET", "min-replicas-max-lag", "1")
-        for how in ("kill", "freeze", "cut", "by hand"):
+        for how in ("kill", "freeze", "cut", "by hand", *(["unpaused"] if isinstance(apart, Trio) else [])):
             apart.empty()
             initialise(apart)
             master = apart.master()
             assert master is not None
             number = network.number(master.host)
-            count = Count(apart, confirm, lambda: network.on(number))  # noqa: B023
-            count.reach(100)
-            if how == "cut":
-                network.cut(number)
-                time.sleep(6)  # not awaited: the length of the outage is what is measured
-                network.mend()
-                eventually(lambda: (m := apart.master()) is not None and m is not master, 45, "another master")  # noqa: B023
-            else:
-                fail(apart, how)
-            if how == "freeze":
-                master.thaw()
-            apart.heal()
-            count.reach(50)
-            count.end()
+            with Count(apart, confirm, lambda: network.on(number)) as count:  # noqa: B023
+                count.reach(100)
+                if how == "cut":
+                    network.cut(number)
+                    time.sleep(6)  # not awaited: the length of the outage is what is measured
+                    network.mend()
+                    apart.elected(master, 45)
+                else:
+                    fail(apart, how)
+                apart.heal()
+                count.reach(50)
             found = set(there(apart))
             lost = [n for n in count.acknowledged if n not in found]
             gone = [n for n in count.unconfirmed if n not in found]
@@ -275,5 +284,4 @@ def test_what_is_lost_in_which_set_up(apart: Troop, network: machines.Machines) 
                 f"\n| {type(apart).__name__} | {what} | {how} | {len(count.acknowledged)} | {len(lost)} | "
                 f"{len(count.unconfirmed)} | {len(gone)} | {count.longest:.1f} s |"
             )
-            if confirm:
-                assert not lost
+            assert not lost or not confirm or how == "unpaused"

@@ -1,5 +1,6 @@
 """Writes that replicas confirm, and what is said when they don't."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -38,7 +39,7 @@ def writes(shm: SharedMemory, dd: DataDict) -> dict[str, Callable[[], object]]:
 
     def flush(*names: str) -> None:
         for name in names:
-            datas[name].set(datas[name].n + 1 if hasattr(datas[name], "n") else 1)
+            datas[name].set(1)
         dd.flush()
 
     (queue,) = dd.declare_fifos(["Q"])
@@ -49,6 +50,14 @@ def writes(shm: SharedMemory, dd: DataDict) -> dict[str, Callable[[], object]]:
         "queue": lambda: queue.push(1),
         "initialise": lambda: shm.init(DESCRIPTION, keep=True),
     }
+
+
+def confirmed(write: Callable[[], object]) -> bool:
+    try:
+        write()
+        return True
+    except Unconfirmed:
+        return False
 
 
 def test_what_a_replica_has_is_confirmed(shm: SharedMemory, pair: tuple[OwnServer, OwnServer]) -> None:
@@ -70,7 +79,7 @@ def test_what_no_replica_has_is_unconfirmed_and_done(shm: SharedMemory, pair: tu
         pair[1].stop()
         for what, write in acts.items():
             begin = time.monotonic()
-            with pytest.raises(Unconfirmed, match="written, but not confirmed: 0 of 1 replicas said within 0.5 s") as told:
+            with pytest.raises(Unconfirmed, match="not confirmed: 0 of 1 replicas said within 0.5 s") as told:
                 write()
             assert time.monotonic() - begin < 2, what
             assert not told.value.outcome_unknown
@@ -80,14 +89,14 @@ def test_what_no_replica_has_is_unconfirmed_and_done(shm: SharedMemory, pair: tu
             assert len(list(follower)) == 1 and follower.repeated == 0
         pair[1].cont()
         for write in acts.values():
-            eventually(lambda: write() is None, 5, "a confirmed write")  # noqa: B023
+            eventually(lambda: confirmed(write), 5, "a confirmed write")  # noqa: B023
 
 
 def test_logs_sensors_and_events(shm: SharedMemory, pair: tuple[OwnServer, OwnServer]) -> None:
     with TSLog("trip", ["<q"], shm=shm) as log, Emitter("cam", "frame", shm=shm) as emitter:
-        sensor = SensorWriter("s", shm=shm)
+        sensor = SensorWriter("lab", "s", shm=shm)
         acts: list[Callable[[], object]] = [
-            lambda: log.store(1) and log.commit(), lambda: sensor.write({"x": 1}), lambda: emitter.emit(1, {})
+            lambda: log.store(1) and log.commit(), lambda: sensor.write("x", 1), lambda: emitter.emit(1, {})
         ]
         for act in acts:
             act()
@@ -96,14 +105,14 @@ def test_logs_sensors_and_events(shm: SharedMemory, pair: tuple[OwnServer, OwnSe
             with pytest.raises(Unconfirmed, match="not confirmed"):
                 act()
         pair[1].cont()
-        for act in acts:
-            act()
+        for act in acts[::-1]:
+            eventually(lambda: confirmed(act), 5, "a confirmed write")  # noqa: B023
         reader = log.reader(0)
-        assert list(reader) == [(1,)] * 3
+        assert len(list(reader)) >= 3
 
 
 def test_a_link_that_breaks_before_the_confirmation(
-    shm: SharedMemory, pair: tuple[OwnServer, OwnServer], proxy: Callable[..., object]
+    shm: SharedMemory, pair: tuple[OwnServer, OwnServer]
 ) -> None:
     """The write was answered: it is done, whatever becomes of the connection."""
     with DataDict("W", shm) as dd:
@@ -113,9 +122,7 @@ def test_a_link_that_breaks_before_the_confirmation(
         with pair[0].client() as client:
             number = next(int(c["id"]) for c in client.client_list() if c["name"] == "W" and "hmget" in c["cmd"])
 
-            import threading
-
-            killer = threading.Timer(0.1, lambda: pair[0].client().client_kill_filter(_id=number))
+            killer = threading.Timer(0.1, client.client_kill_filter, kwargs={"_id": str(number)})
             killer.start()
             with pytest.raises(Unconfirmed, match="the connection broke"):
                 dd.flush()

@@ -26,9 +26,8 @@ def missing() -> str:
     if made.returncode:
         return f"no network namespaces here: {made.stderr.strip()}"
     try:
-        veth = subprocess.run(
-            ["ip", "-n", name, "link", "add", "try0", "type", "veth", "peer", "name", "try1"], capture_output=True, text=True
-        )
+        words = ["ip", "-n", name, "link", "add", "try0", "type", "veth", "peer", "name", "try1"]
+        veth = subprocess.run(words, capture_output=True, text=True)
         return f"no veth pairs here: {veth.stderr.strip()}" if veth.returncode else ""
     finally:
         subprocess.run(["ip", "netns", "del", name], check=True)

@@ -235,9 +235,21 @@ class Trio:
         info = master.info()
         return info["connected_slaves"] == "2" and all("state=online" in info[f"slave{i}"] for i in range(2))
 
-    def by_hand(self) -> None:
-        """Let an operator ask for a failover."""
+    def by_hand(self, pause: bool = True) -> None:
+        """Let an operator ask for a failover.
+
+        Args:
+            pause: let writers wait meanwhile. Without that the former master goes on for a second, and its other
+                replica confirms what it takes.
+        """
+        master = self.master()
+        assert master is not None
+        if pause:
+            master.ask("CLIENT", "PAUSE", 10_000, "WRITE")
         self.sentinels[0].ask("SENTINEL", "FAILOVER", self.name)
+        if pause:
+            self.elected(master)
+            master.ask("CLIENT", "UNPAUSE")
 
     def empty(self) -> None:
         """Forget all data."""
@@ -364,8 +376,8 @@ class Cluster:
                 return False
         return self.master() is not None
 
-    def by_hand(self) -> None:
-        """Let an operator ask for a failover."""
+    def by_hand(self, pause: bool = True) -> None:
+        """Let an operator ask for a failover: a cluster's replica asks its master to wait, by itself."""
         self.replica().ask("CLUSTER", "FAILOVER")
 
     def heal(self) -> None:
