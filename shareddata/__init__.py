@@ -30,6 +30,7 @@ from shareddata.errors import (
     ServerUnreachable,
     SharedDataError,
     TemplateError,
+    Unconfirmed,
     UnknownData,
     WriterConflict,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "TSLog",
     "TSReader",
     "TemplateError",
+    "Unconfirmed",
     "UnknownData",
     "WriterConflict",
 ]

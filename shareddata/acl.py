@@ -41,7 +41,7 @@ _READING = """
     get mget strlen getrange exists type ttl pttl hget hmget hgetall hkeys hvals hlen hexists hstrlen
     lrange llen lindex smembers sismember scard zrange zscore zcard
     xrange xrevrange xread xlen xinfo|stream xinfo|groups xpending scan memory|usage acl|whoami
-    info role wait readonly cluster|slots cluster|shards
+    info role wait readonly cluster|slots cluster|shards cluster|info
 """
 """What changes nothing: whoever may log in may do that, to keys of its namespace."""
 

@@ -1,7 +1,7 @@
 """Where a server is: addresses, the first connection, and the server's errors as ours.
 
 The only module that imports redis: redis-py connects, authenticates and does TLS; then the socket is handed over. It
-must not know what is sent afterwards. Invariants:
+must not know what is sent afterwards, nor which of several servers is in charge (`master` finds out). Invariants:
 
 1. An address is checked when it is made; nothing is connected before `open`.
 2. No message, log or representation shows a password.
@@ -12,8 +12,8 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import redis
 from redis._parsers import Encoder
@@ -29,12 +29,35 @@ from shareddata.login import PREFIX, login
 # redis-py's packer in C (hiredis 3.5) ends the process when a signal's handler raises while it makes text of a number.
 _PACKER = PythonRespSerializer(6000, Encoder("utf-8", "strict", False).encode)  # type: ignore[no-untyped-call]
 
+_HOST = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<port>\d+))?")
+_PORTS = {"sentinel": 26379, "cluster": 6379}
+
+
+class Several(NamedTuple):
+    """What an address tells that stands for several servers, of which one is in charge."""
+
+    scheme: str
+    """`sentinel` or `cluster`."""
+    hosts: tuple[tuple[str, int], ...]
+    """Who may be asked: the Sentinels, or some nodes of the cluster."""
+    master: str
+    """The name by which the Sentinels know the master."""
+    replica: bool
+    """Whether a replica is to be read instead."""
+    user: str
+    """User and password as the address has them, with the `@`."""
+    tls: bool
+    database: str
+    options: dict[str, str]
+    """Further ones of each connection."""
+
 
 class Address:
     """Where a server is: checked and resolved, not connected.
 
     Args:
-        url: `redis://`, `rediss://`, `unix://` or `embedded:///folder[?fsync=always]`.
+        url: `redis://`, `rediss://`, `unix://`, `embedded:///folder[?fsync=always]`, `sentinel://host,host/name` or
+            `cluster://host,host`.
         prefix: of the environment variables that tell user and password where the address does not.
 
     Attributes:
@@ -43,6 +66,9 @@ class Address:
         database: the server's database that is used.
         socket_path: of a server on this machine: its socket's path; None for one that is reached by TCP.
         folder: of a server on this machine: where its data are, as far as the address tells.
+        several: of an address that stands for several servers: what it tells; else None.
+        prefix: of the environment variables; empty where it has a server of its own.
+        in_charge: what `master` knows of them, shared by all connections.
 
     Raises:
         ServerSetupError: when the address can't be understood; the message shows one that can.
@@ -51,22 +77,21 @@ class Address:
     def __init__(self, url: str, prefix: str = PREFIX) -> None:
         scheme = url.partition("://")[0]
         self.shown = _without_password(url)
-        if scheme in ("sentinel", "cluster"):
-            raise ServerSetupError(
-                f"{self.shown}: {scheme}:// addresses are not known yet: give the address of one server"
-            )
+        self.several: Several | None = None
+        self.in_charge: Any = None
+        self._folder = ""
         if scheme == "embedded":
             self._folder, self._fsync = _embedded(url)
-        elif scheme in ("redis", "rediss", "unix"):
-            self._folder = ""
-        else:
+        elif scheme in _PORTS:
+            self.several = _several(url)
+        elif scheme not in ("redis", "rediss", "unix"):
             raise ServerSetupError(
-                f"{self.shown!r} is no address: use redis://host:6379, rediss://host:6379 (TLS), unix:///path/socket "
-                "or embedded:///folder"
+                f"{self.shown!r} is no address: use redis://host:6379, rediss://host:6379 (TLS), unix:///path/socket, "
+                "sentinel://host,host/name, cluster://host,host or embedded:///folder"
             )
         self.url = url
-        self._prefix = "" if self._folder else prefix
-        arguments = {} if self._folder else self._arguments()
+        self.prefix = "" if self._folder else prefix
+        arguments = {} if self._folder else self._arguments(self.node(*self.several.hosts[0]) if self.several else "")
         if scheme == "unix" and not arguments.get("path"):
             raise ServerSetupError(f"{self.shown!r} names no socket: write unix:///path/to/socket")
         self.database = int(arguments.get("db") or 0)
@@ -84,6 +109,16 @@ class Address:
         except ValueError as error:
             raise ServerSetupError(f"{self.shown}: {error}: write it like redis://user:password@host:6379/0") from None
 
+    def node(self, host: str, port: int) -> str:
+        """Return the address of one of several servers."""
+        assert self.several is not None
+        return _redis_url(self.several, host, port, self.several.user, self.several.database)
+
+    def sentinel(self, host: str, port: int) -> str:
+        """Return the address of a Sentinel: Sentinels have users of their own."""
+        assert self.several is not None
+        return _redis_url(self.several, host, port, "", "")
+
     def open(self, timeout: float, name: str = "shareddata") -> socket.socket:
         """Connect, authenticate and say that RESP3 is spoken; start the server of an embedded address if need be.
 
@@ -95,9 +130,21 @@ class Address:
             ServerUnreachable, ServerTimeout, ServerRefused, ServerSetupError.
         """
         url = server.ensure(self._folder, fsync=self._fsync, wait=timeout).url if self._folder else self.url
+        return self.connect(url, timeout, name, self.prefix)
+
+    def connect(self, url: str, timeout: float, name: str, prefix: str | None = None) -> socket.socket:
+        """Do the same at another address, of one of several servers.
+
+        Args:
+            url: where, from `node` or `sentinel`.
+            timeout: seconds.
+            name: as of `open`.
+            prefix: of the environment variables that tell user and password; this address's own if None.
+        """
+        prefix = self.prefix if prefix is None else prefix
         arguments = self._arguments(url)
         if "password" not in arguments:
-            arguments |= login(self._prefix, arguments.get("username"))
+            arguments |= login(prefix, arguments.get("username"))
         kind = arguments.pop("connection_class", redis.Connection)
         settings = {
             "protocol": 3,
@@ -116,28 +163,65 @@ class Address:
             connection._sock = None  # the socket is ours now: redis-py must not close it
             return taken
         except (redis.RedisError, OSError, TypeError, ValueError) as error:
-            raise self._translate(error) from None
+            raise self._translate(error, url) from None
         finally:
             if connection is not None:
                 connection.disconnect()
 
-    def _translate(self, error: Exception) -> ServerError:
+    def _translate(self, error: Exception, url: str) -> ServerError:
         """Return our error for one of redis-py's, met while connecting: nothing of the caller's was sent."""
         text = str(error)
+        where = f"{self.shown}, {urlsplit(url).netloc.rpartition('@')[2]}" if self.several else self.shown
         if isinstance(error, redis.exceptions.AuthenticationError | redis.exceptions.ResponseError):
-            return refusal(text, self.shown, code=_login_code(error, text))
+            return refusal(text, where, code=_login_code(error, text))
         if isinstance(error, redis.exceptions.TimeoutError | TimeoutError):
-            return ServerTimeout(
-                f"{self.shown}: the server is silent: is it stopped, or the link cut? Nothing was sent"
-            )
+            return ServerTimeout(f"{where}: the server is silent: is it stopped, or the link cut? Nothing was sent")
         if isinstance(error, TypeError | ValueError):
-            return ServerSetupError(f"{self.shown}: {text}: see the reference for what an address may hold")
-        if self.url.startswith("rediss:") and ("certificate" in text.lower() or "ssl" in text.lower()):
-            return ServerSetupError(f"{self.shown}: TLS failed: {text}: check ssl_ca_certs, ssl_certfile, ssl_keyfile")
+            return ServerSetupError(f"{where}: {text}: see the reference for what an address may hold")
+        if url.startswith("rediss:") and ("certificate" in text.lower() or "ssl" in text.lower()):
+            return ServerSetupError(f"{where}: TLS failed: {text}: check ssl_ca_certs, ssl_certfile, ssl_keyfile")
+        if self.several:
+            return ServerUnreachable(f"{where}: nobody answers ({text})")
         return ServerUnreachable(
-            f"{self.shown}: nobody answers ({text}): start a server with `shareddata serve`, or use the address "
+            f"{where}: nobody answers ({text}): start a server with `shareddata serve`, or use the address "
             "embedded:///folder, which starts its own"
         )
+
+
+def _several(url: str) -> Several:
+    """Take an address apart that stands for several servers.
+
+    Raises:
+        ServerSetupError: it can't be understood.
+    """
+    scheme, _, rest = url.partition("://")
+    shape = f"{scheme}://host,host,host" + ("/name" if scheme == "sentinel" else "")
+    rest, _, query = rest.partition("?")
+    where, _, path = rest.partition("/")
+    user, at, where = where.rpartition("@")
+    found = [_HOST.fullmatch(each.strip()) for each in where.split(",")]
+    options = dict(parse_qsl(query))
+    replica, tls = options.pop("replica", "0"), options.pop("tls", "0")
+    database = options.pop("db", "0")
+    wrong = ""
+    if not all(found):
+        wrong = "hosts are HOST or HOST:PORT, with commas between"
+    elif scheme == "sentinel" and (not path or "/" in path):
+        wrong = "behind the Sentinels stands the name by which they know the master (`sentinel monitor NAME ...`)"
+    elif scheme == "cluster" and (path not in ("", "0") or database != "0"):
+        wrong = "a cluster has one database, and no name"
+    elif {replica, tls} - {"0", "1"} or not database.isdigit():
+        wrong = "replica and tls are 0 or 1, db is a number"
+    if wrong:
+        raise ServerSetupError(f"{_without_password(url)}: {wrong}: write {shape}")
+    hosts = tuple((h["host"].strip("[]"), int(h["port"] or _PORTS[scheme])) for h in found if h)
+    return Several(scheme, hosts, unquote(path), replica == "1", user + at, tls == "1", database, options)
+
+
+def _redis_url(several: Several, host: str, port: int, user: str, database: str) -> str:
+    host = f"[{host}]" if ":" in host else host
+    options = f"?{urlencode(several.options)}" if several.options else ""
+    return f"redis{'s' * several.tls}://{user}{host}:{port}/{database}{options}"
 
 
 def _embedded(url: str) -> tuple[str, str]:

@@ -32,7 +32,8 @@ _WHERE = {
     "redis_server": ("Name or IP address of the machine that Redis runs on", "option", "r", str, None, "redissrv"),
     "redis_port": ("TCP port to connect to Redis", "option", "p", int, None, "6379"),
     "url": (
-        "Address instead of -r and -p: redis://, rediss://, unix://, embedded:///folder; "
+        "Address instead of -r and -p: redis://, rediss://, unix://, sentinel://host,host/name, cluster://host,host, "
+        "embedded:///folder; "
         "without any of the three: $SHAREDDATA_URL, else localhost:6379",
         *("option", "u", str, None, "URL"),
     ),

@@ -27,6 +27,7 @@ from typing import Any
 
 import hiredis
 
+from shareddata import master
 from shareddata.address import Address, refusal
 from shareddata.codec import Buffer
 from shareddata.errors import ServerError, ServerSetupError, ServerTimeout, ServerUnreachable
@@ -135,6 +136,8 @@ class Connection:
         self._patience = max(1, int(timeout * 1000))
         self._epoch_key = epoch_key
         self._epoch_bytes = epoch_key.encode()
+        self._master = master.of(address)  # who finds the server in charge, where the address stands for several
+        self._slot = master.slot_of(epoch_key) if self._master else 0
         self._setup = setup
         self._name = name
         self._sock: socket.socket | None = None
@@ -153,6 +156,7 @@ class Connection:
         self._away = False
         self._harmless = False
         self._opt_in = self._opening = False
+        self._follow_until = 0.0  # while another server's answer was followed: until when that goes on
         self._ready: Callable[[int], list[Any]] = _closed
         _connections.add(self)
 
@@ -165,6 +169,12 @@ class Connection:
     def connected(self) -> bool:
         """Whether there is a socket; the server may have closed it meanwhile."""
         return self._sock is not None
+
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """Host and port of the server in charge, where the address stands for several and the connection is open."""
+        node = self._master.peer(self._sock) if self._master else None
+        return node and node[:2]
 
     def open(self, wait: float | None = None) -> None:
         """Open the connection if it isn't, trying again until the time is over.
@@ -197,9 +207,13 @@ class Connection:
             pause, tries = min(2 * pause, _RETRY_LONGEST), tries + 1
 
     def _open_once(self, timeout: float) -> None:
-        sock = self.address.open(timeout, self._name)
+        if self._master is None:
+            sock = self.address.open(timeout, self._name)
+            self._close_socket = weakref.finalize(self, sock.close)  # also of a connection that is forgotten
+        else:
+            sock = self._master.open(timeout, self._name, self._slot)
+            self._close_socket = weakref.finalize(self, self._master.close, sock)
         self._sock = sock
-        self._close_socket = weakref.finalize(self, sock.close)  # also of a connection that is forgotten
         reader = hiredis.Reader()
         self._feed, self._gets, self._has_data = reader.feed, reader.gets, reader.has_data
         self._recv = sock.recv
@@ -357,6 +371,8 @@ class Connection:
         """
         answer = self._ask(request)
         if isinstance(answer, hiredis.ReplyError):
+            if self._follow(answer):
+                return self._again(self.command, request)
             raise refusal(str(answer), self.address.shown, ": nothing was written")
         return answer
 
@@ -426,6 +442,8 @@ class Connection:
             self.close()  # also when a signal's handler raised: no late answer is taken for another's
             raise
         if isinstance(answer, hiredis.ReplyError):
+            if self._follow(answer, *queueing, guarded=bool(guard)):
+                return self._again(self.transact, request, subjects, guard, take)  # type: ignore[no-any-return]
             raise self._aborted(queueing, subjects)
         if answer is None:
             return []
@@ -451,8 +469,13 @@ class Connection:
         """Do as `transact` does for a single command that stands alone."""
         answer = self._ask(request, covers=True)
         if isinstance(answer, hiredis.ReplyError):
+            if self._follow(answer):
+                return self._again(self.single, request, subjects)  # type: ignore[no-any-return]
             raise refusal(str(answer), f"{self.address.shown}, {subjects[0]}")
         return [answer]
+
+    def check(self) -> None:
+        """Raise if the last write was not confirmed by replicas, where that is asked for: see `confirmed`."""
 
     def clock(self) -> int:
         """Return the server's clock in milliseconds since 1970; asked once for each connection.
@@ -489,6 +512,44 @@ class Connection:
             self.close()
             raise
         return answer
+
+    def _follow(self, *answers: Any, guarded: bool = False) -> bool:
+        """Where another server is in charge now, as an answer says, which did nothing: connect to that one.
+
+        Args:
+            answers: errors among them.
+            guarded: whether it was a guarded transaction: its WATCH ended with the connection.
+
+        Returns:
+            Whether to ask again there; False for any other answer.
+
+        Raises:
+            ServerUnreachable: it can't be reached yet; nothing was written.
+        """
+        texts = (str(each) for each in answers if isinstance(each, hiredis.ReplyError))
+        moved = next((text for text in texts if self._master and self._master.moved(text)), "")
+        if not moved:
+            return False
+        self.close()
+        now = time.monotonic()
+        if guarded or self._opening or now >= (self._follow_until or now + self.timeout):
+            raise ServerUnreachable(
+                f"{self.address.shown}: another server is in charge now ({moved}): nothing was written: try again"
+            )
+        if self._follow_until:
+            time.sleep(_RETRY_FIRST)  # the other one sends us on, too: a slot is being moved
+        self.open()
+        return True
+
+    def _again(self, ask: Callable[..., Any], *args: Any) -> Any:
+        """Ask the server that is in charge now, and go on following for the time-out at most."""
+        if self._follow_until:
+            return ask(*args)
+        self._follow_until = time.monotonic() + self.timeout
+        try:
+            return ask(*args)
+        finally:
+            self._follow_until = 0.0
 
     def _aborted(self, answers: Sequence[Any], subjects: Sequence[Any]) -> ServerError:
         """Return the error for a transaction that the server refused whole, or would not begin."""

@@ -233,6 +233,7 @@ class DataDict:
             ServerTimeout, ServerUnreachable, ServerRefused: see `outcome_unknown`; the message lists what was written.
             DescriptionError: the records were described anew, incompatibly; nothing was written.
             WriterConflict: another program writes one of them now; nothing was written.
+            Unconfirmed: written, and nothing is staged any more; but too few replicas have it (`confirm`).
 
         Redis: MULTI, HSET and XADD for each record (PEXPIRE or PERSIST when it may expire), EXEC; for records with an
         owner also WATCH, GET.
@@ -276,6 +277,8 @@ class DataDict:
             self._memory = None  # who writes reads at once what it wrote
         count = len(staged)
         staged.clear()
+        if self.shm.confirm:
+            writer.check()
         return count
 
     def write(self, timestamp: float | None = None) -> int:

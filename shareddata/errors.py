@@ -22,6 +22,7 @@ The tree, each with the built-in that it also is:
         ServerRefused                         it said no: rights, memory, read-only, wrong type
           EventsFull                          too many events wait for an archiver; nothing was written
         ServerSetupError                      it answers, but is set up wrongly
+        Unconfirmed                           it is written, and no replica said that it has it
 
 This module must not know any other. Invariants:
 1. No name shadows a built-in.
@@ -116,3 +117,11 @@ class EventsFull(ServerRefused):
 
 class ServerSetupError(ServerError):
     """The server answers, but is set up wrongly. The message holds the command that mends it."""
+
+
+class Unconfirmed(ServerError):
+    """It was written, and too few replicas said in time that they have it (`SharedMemory(confirm=...)`).
+
+    Nothing is to be written again: the server has it, and a later write that is confirmed confirms it too. It can be
+    lost when the server fails before a replica has it.
+    """

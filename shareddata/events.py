@@ -99,6 +99,7 @@ class Emitter:
             ServerTimeout, ServerUnreachable: not written, or of unknown outcome (`outcome_unknown`): emitting the same
                 again writes it once.
             ServerRefused, ServerSetupError.
+            Unconfirmed: emitted, and too few replicas have it.
 
         Redis: MULTI, HSET, XADD, HINCRBY, XLEN, SET, SADD, EXEC; at the bound as `EventStream.trim`.
         """
@@ -122,6 +123,7 @@ class Emitter:
                 self._uncertain = token, _digest(parts, about)
             raise
         self._uncertain = None
+        self._connection.check()
 
     def _encoded(self, payload: Any, metadata: Mapping[str, Any] | None) -> tuple[list[Any], bytes]:
         metadata = {} if metadata is None else metadata

@@ -87,9 +87,13 @@ class Facts:
         address = self.shm.address
         if address.socket_path is not None:
             return f"redis-cli -s {shlex.quote(str(address.socket_path))}"
-        parts = urlsplit(address.shown)
-        tls = " --tls" if parts.scheme == "rediss" else ""
-        host, port = parts.hostname or "localhost", parts.port or 6379
+        if address.several is not None:  # the one in charge now
+            tls = " --tls" if address.several.tls else ""
+            host, port = self.connection.peer or address.several.hosts[0]
+        else:
+            parts = urlsplit(address.shown)
+            tls = " --tls" if parts.scheme == "rediss" else ""
+            host, port = parts.hostname or "localhost", parts.port or 6379
         return f"redis-cli{tls}" if (host, port) == ("localhost", 6379) else f"redis-cli{tls} -h {host} -p {port}"
 
     @property

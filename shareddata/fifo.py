@@ -63,6 +63,7 @@ class Fifo:
         Raises:
             FieldError: a value that JSON cannot hold; nothing was sent.
             ServerTimeout, ServerUnreachable: see `outcome_unknown`.
+            Unconfirmed: it is in the queue, and too few replicas have it.
 
         Redis: RPUSH.
         """
@@ -70,7 +71,9 @@ class Fifo:
             element = encode_any(list(fields))
         except (TypeError, ValueError) as error:
             raise FieldError(f"queue {self.name}: {fields!r} cannot be written as JSON: {error}") from None
-        self._connection.call("RPUSH", self._key, element)
+        self._connection.settle()
+        self._connection.command(pack("RPUSH", self._key, element))
+        self._connection.check()
 
     def pop(self, timeout: float | None = None) -> list[Any] | None:
         """Take the oldest element.

@@ -243,6 +243,7 @@ class FrameWriter:
             ServerUnreachable, ServerTimeout: writing the same again is harmless.
             ServerRefused: nothing was written.
             WriterConflict: another program writes this file now, or created a newer generation, or removed it.
+            Unconfirmed: written, and too few replicas have it.
         """
         if not (self._dirty or self._staged or self._removed):
             return
@@ -259,6 +260,7 @@ class FrameWriter:
             raise
         self._acknowledged = dict(self.description.raw) if self._dirty else self._acknowledged
         self._forget_staged()
+        self._connection.check()
 
     def check_conflict(self) -> None:
         """Raise when this program is not the writer any more."""

@@ -466,7 +466,9 @@ def _common_options() -> list[inspect.Parameter]:
     called = sys.argv[0] if not os.path.isabs(sys.argv[0]) else os.path.basename(sys.argv[0])
     machine = "Name or IP address of the cpu that Redis runs on"
     flag = "Name of the environment variable that holds the init data of the shm"
-    address = "Address of the server, instead of -r and -p: redis://, rediss://, unix://, embedded://"
+    address = (
+        "Address of the server, instead of -r and -p: redis://, rediss://, unix://, sentinel://, cluster://, embedded://"
+    )
     return [
         _option("redis_server", None, (machine, "option", "r", str, None, "redissrv")),
         _option("redis_port", None, ("TCP port number to connect to Redis", "option", "p", int, None, "6379")),

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from shareddata import descfile
 from shareddata.address import Address, resolve
 from shareddata.clock import ServerClock
+from shareddata.confirmed import ConfirmedConnection
 from shareddata.connection import Connection
 from shareddata.datadesc import Record, check_compatible
 from shareddata.descfile import Source
@@ -71,11 +72,13 @@ class SharedMemory:
         port: its TCP port, 6379 if None.
         env_init: the name of the environment variable that holds the name of the ready flag. When given, the
             constructor also waits for that flag (`wait_for_init`).
-        url: the server's address instead of host and port: `redis://`, `rediss://`, `unix://`, `embedded:///folder`.
+        url: the server's address instead of host and port: `redis://`, `rediss://`, `unix://`, `embedded:///folder`,
+            `sentinel://host,host/name`, `cluster://host,host`.
             Without url, host and port: $SHAREDDATA_URL, else localhost:6379.
         namespace: records of different namespaces don't know each other; `""` for none.
         wait: seconds to wait for the first connection.
         timeout: seconds within which each later call returns or raises.
+        confirm: how many replicas have to have a write before it counts as done; see `Unconfirmed`.
 
     Raises:
         ServerUnreachable, ServerRefused, ServerSetupError: no server, or not on these terms.
@@ -99,14 +102,23 @@ class SharedMemory:
         namespace: str = "",
         wait: float = 10.0,
         timeout: float = 3.0,
+        confirm: int = 0,
     ) -> None:
+        if not isinstance(confirm, int) or confirm < 0:
+            raise ValueError(f"confirm={confirm!r}, expected a number of replicas, 0 for none")
+        self.confirm = confirm
         self.address: Address = resolve(url, host, port)
         self.keys = Names(namespace)
+        if self.address.several and self.address.several.scheme == "cluster" and not namespace:
+            raise ServerSetupError(
+                f"{self.address.shown}: in a cluster records need a namespace, which is in one slot: "
+                "SharedMemory(..., namespace='usv1'), or -n usv1 on the command line"
+            )
         self.env_init = env_init
         self.timeout = timeout
         self._lock = threading.RLock()
         self._dependents: weakref.WeakSet[_Closable] = weakref.WeakSet()
-        self._connection = Connection(self.address, timeout, self.keys.epoch, self._check_format)
+        self._connection = self.connect(setup=self._check_format)
         self.clock = ServerClock(self._connection, self._lock)
         self._described = Descriptions(self._connection, self.keys, self.clock.now)
         _shared.add(self)
@@ -152,6 +164,8 @@ class SharedMemory:
             name: what `CLIENT LIST` shows of it.
             setup: called each time the connection was opened.
         """
+        if self.confirm:
+            return ConfirmedConnection(self.address, self.timeout, self.keys.epoch, setup, name).require(self.confirm)
         return Connection(self.address, self.timeout, self.keys.epoch, setup, name)
 
     def attach(self, dependent: _Closable) -> None:
@@ -388,6 +402,7 @@ class SharedMemory:
                 commands.append(pack("SET", self.keys.flag(flag), READY))
             self._connection.settle()
             self._connection.transact(transaction(commands), ["initialisation"] * len(commands))
+            self._connection.check()
         return list(records)
 
     def wait_for_init(self, timeout: float = 10.0) -> None:

@@ -61,6 +61,7 @@ class SensorStore(SensorValues):
 
         Raises:
             FieldError: a value cannot be written; nothing was.
+            Unconfirmed: written, and too few replicas have it.
 
         Redis: MULTI, HMGET, HSET, HDEL, ZADD, XADD, XRANGE, XTRIM, EXEC; for large values over TCP SET, COPY,
         SADD, UNLINK, SREM too; at first INCR, HKEYS, XRANGE.
@@ -87,6 +88,7 @@ class SensorStore(SensorValues):
             for name, value in stored.items():
                 if sum(map(len, value)) <= large.LIMIT:
                     self._last[name] = b"".join(value)
+            self.connection.check()
 
     def _encoded(self, name: str, value: Any) -> list[Buffer]:
         try:

@@ -7,9 +7,12 @@ trame is for. Invariants:
 2. What was trimmed before it could be read is counted exactly: the ordinal of a stream's oldest entry is
    `entries-added - length`, asked in the same transaction as the entries. A follower that is woken by each entry as it
    is written asks once a second.
-3. While nothing is there to read, the reader waits in the server (XREAD BLOCK) and the entry itself wakes it: one hop.
+3. After a reconnection the place is looked for again: what the server lost that had been read (a failover to a replica
+   that did not have it) is counted in `lost`, and nothing that was written since is passed over.
+4. While nothing is there to read, the reader waits in the server (XREAD BLOCK) and the entry itself wakes it: one hop.
 """
 
+import logging
 import math
 import time
 from collections import deque
@@ -21,7 +24,11 @@ from shareddata.errors import ServerRefused, ServerTimeout, ServerUnreachable
 from shareddata.memory import SharedMemory
 from shareddata.wire import Layout, bulk, head, pack, transaction
 
+log = logging.getLogger("shareddata")
+
 _PAGE = 1000  # entries read at once
+_KNOWN = 512  # ids of entries that were read last, to be looked for after a reconnection
+_FEW = 16  # entries asked for at once, then
 _BLOCK = 1.0  # seconds, or half of the time-out: silence longer than the time-out then means a dead link
 _PAGE_BYTES = 1_000_000  # of many histories: about so many bytes of each at once
 _ELEMENT = 16  # bytes of a value, for that
@@ -43,6 +50,7 @@ class Place:
         id: the last entry that was read.
         ordinal: how many entries the stream ever had up to there.
         missed: entries that were trimmed before they could be read.
+        lost: entries that were read, and that the server has lost since.
         behind: whether there may be entries to read without waiting.
 
     It holds no connection: each call names one, of the thread that it is called in.
@@ -55,7 +63,9 @@ class Place:
         self.id = since
         self.ordinal = ordinal
         self.missed = 0
+        self.lost = 0
         self.behind = True
+        self._read: deque[bytes] = deque(maxlen=_KNOWN)
 
     def __repr__(self) -> str:
         return f"<Place in the {self.subject} at {self.id}: {self.missed} missed>"
@@ -94,6 +104,42 @@ class Place:
         """
         return self._page(connection, "+", "+", 1)[3]
 
+    def resume(self, connection: Connection) -> None:
+        """Look for the place again, after a reconnection: the server may be another one, that lacks what was read last.
+
+        Redis: XREVRANGE; where the last entry is not there, XRANGE.
+        """
+        self.behind = True
+        read = [*self._read]
+        if not read:
+            return
+        connection.settle()
+        kept = self._still_there(connection, read)
+        if kept == len(read):
+            return
+        oldest = connection.ask("XRANGE", self.key, "-", "+", "COUNT", 1)
+        if not oldest or later(oldest[0][0].decode(), read[-1].decode()):
+            return  # trimmed, or all is gone: `catch_up` finds out
+        count = len(read) - kept
+        self.id = read[kept - 1].decode() if kept else _before(read[0].decode())
+        self.ordinal = max(0, self.ordinal - count)
+        self.lost += count
+        self._read = deque(read[:kept], maxlen=_KNOWN)
+        log.warning(
+            "%s, %s: the server has lost %d entries that were read", connection.address.shown, self.subject, count
+        )
+
+    def _still_there(self, connection: Connection, read: Sequence[bytes]) -> int:
+        """Return up to which of the entries that were read the server has them."""
+        known = {identity: number for number, identity in enumerate(read, 1)}
+        end = read[-1]
+        while True:
+            entries = connection.ask("XREVRANGE", self.key, end, read[0], "COUNT", _FEW)
+            found = next((known[identity] for identity, _ in entries if identity in known), 0)
+            if found or len(entries) < _FEW:
+                return found
+            end = b"(" + entries[-1][0]
+
     def commands(self) -> list[bytes]:
         """Return what `catch_up` asks, for a transaction of several places; `answered` takes the answers."""
         return self._commands(f"({self.id}", "+", self.page)
@@ -106,11 +152,13 @@ class Place:
         """Take entries that XREAD answered; whether anything was trimmed before them is seen by the next `catch_up`."""
         self.ordinal += len(entries)
         self.id = entries[-1][0].decode()
+        self._read.extend(identity for identity, _ in entries[-_KNOWN:])
         self.behind = True
 
     def _turn(self, entries: Sequence[Any], added: int, length: int, last: str) -> Sequence[Any]:
         if later(self.id, last):  # the server lost the stream's end, or all of it
             self.id, self.ordinal = last, added
+            self._read.clear()
             return []
         gone = added - length
         if len(entries) < self.page:  # all there is: the last one's ordinal is the stream's
@@ -121,6 +169,7 @@ class Place:
             self.ordinal = max(self.ordinal, gone) + len(entries)
         if entries:
             self.id = entries[-1][0].decode()
+            self._read.extend(identity for identity, _ in entries[-_KNOWN:])
         self.behind = len(entries) >= self.page
         return entries
 
@@ -199,6 +248,7 @@ class Follower:
         self._connection = shm.connect(name)
         try:
             self._connection.open()
+            self._opened = self._connection.opened
             self._place.begin(self._connection, since)
         except BaseException:
             self._connection.close()
@@ -226,6 +276,11 @@ class Follower:
         """How many entries were trimmed from the history before they could be read; known a second later at most."""
         return self._place.missed
 
+    @property
+    def lost(self) -> int:
+        """How many entries were read that the server has lost since, as in a failover; among the last 512."""
+        return self._place.lost
+
     def close(self) -> None:
         """Close the connection; the next step of the iteration would open another one."""
         self._connection.close()
@@ -247,6 +302,10 @@ class Follower:
                 self._connection.settle()
                 if self._connection.epoch_news:
                     self._shm.recheck(self._connection, [self._layout])
+                if self._opened != self._connection.opened:
+                    opened = self._connection.opened
+                    self._place.resume(self._connection)
+                    self._opened = opened
                 if self._place.behind or over and self._unchecked:
                     self._take(self._place.catch_up(self._connection))
                     self._checked, self._unchecked = time.monotonic(), False
@@ -316,6 +375,7 @@ class Histories:
         self.connection = shm.connect(name)
         self._shm = shm
         self._block = _block(shm.timeout)
+        self._opened = 0
         self.places: dict[str, Place] = {}
 
     def __enter__(self) -> "Histories":
@@ -381,6 +441,11 @@ class Histories:
         try:
             self.connection.open(min(wait, _BLOCK))
             self.connection.settle()
+            if self._opened != self.connection.opened:
+                opened = self.connection.opened
+                for place in self.places.values():
+                    place.resume(self.connection)
+                self._opened = opened
             behind = [name for name, place in self.places.items() if place.behind]
             return self._caught_up(behind) if behind else self._arrived(wait)
         except (ServerUnreachable, ServerTimeout):
@@ -445,6 +510,12 @@ def _block(timeout: float) -> int:
 def _size(layout: Layout) -> int:
     """Return about how many bytes a trame has."""
     return sum(_ELEMENT * math.prod(field.shape) if field.dtype else _ELEMENT for field in layout.record.fields)
+
+
+def _before(identity: str) -> str:
+    """Return the id before an id."""
+    milliseconds, number = (int(part) for part in identity.split("-"))
+    return f"{milliseconds}-{number - 1}" if number else f"{max(0, milliseconds - 1)}-18446744073709551615"
 
 
 def later(one: str, other: str) -> bool:

@@ -367,11 +367,14 @@ class TSLog:
             ServerUnreachable, ServerTimeout, ServerRefused: they are kept, and sent again with the next commit; they
                 land once.
             WriterConflict: another program stores into this log now.
+            Unconfirmed: committed, and too few replicas have it (`SharedMemory(confirm=...)`). As long as it runs, this
+                program sends again what a failover loses, as far as it holds it: the last bucket.
 
         Redis: MULTI, XADD for each record, EXEC, WATCH, GET; at the end of a bucket XINFO GROUPS, XTRIM.
         """
         with self._lock:
             self._commit()
+            self._commits.check()
             return self._seqn if self._writer.token else self._stream.extent().last
 
     def _commit(self) -> None:
@@ -493,6 +496,7 @@ class TSLog:
         Raises:
             ServerUnreachable, ServerTimeout, ServerRefused: stored records could not be committed; they are lost.
             WriterConflict: the same, and no store or commit has raised it before.
+            Unconfirmed: they were committed, and too few replicas have them.
         """
         with self._lock:
             if self._timer is not None:
@@ -502,6 +506,7 @@ class TSLog:
             try:
                 if self._writer.token:
                     self._commit()
+                    self._commits.check()
                 elif untold is not None:
                     raise untold
             finally:

@@ -21,6 +21,7 @@ from servers import EXECUTABLES, OwnServer, empty, plain_client, short_folder
 from shareddata import SharedMemory, cli, large
 from shareddata.address import Address
 from shareddata.server import Server
+from troop import MISSING, Cluster, Trio
 from waiting import eventually as wait_until
 
 OURS = ("LOGDIR", "LOGFILE", "INIT_MSG", "TMPFS_PATH")
@@ -104,6 +105,35 @@ def server(servers: dict[str, Server], kind: str) -> Server:
     """An emptied server, the same for many tests: not to be killed or stopped."""
     empty(servers[kind].url)
     return servers[kind]
+
+
+@pytest.fixture(scope="session")
+def troops() -> Iterator[Callable[[str, str], Trio | Cluster]]:
+    """Servers that belong together, for the whole session: `troops("trio" or "cluster", kind)`; see `troop`."""
+    made: dict[tuple[str, str], Trio | Cluster] = {}
+
+    def get(what: str, kind: str) -> Trio | Cluster:
+        if (what, kind) not in made:
+            made[what, kind] = {"trio": Trio, "cluster": Cluster}[what](kind)
+        return made[what, kind]
+
+    yield get
+    for each in made.values():
+        each.close()
+
+
+@pytest.fixture
+def troop(request: pytest.FixtureRequest, troops: Callable[[str, str], Trio | Cluster]) -> Trio | Cluster:
+    """Emptied servers in order, `troop-kind` as the test's parameter says: `trio-redis`, `cluster-valkey`."""
+    what, kind = request.param.split("-")
+    if kind not in EXECUTABLES:
+        pytest.skip(f"no {kind} server is installed here")
+    if MISSING:
+        pytest.skip(f"{', '.join(MISSING)} of util-linux is not here")
+    found = troops(what, kind)
+    found.heal()
+    found.empty()
+    return found
 
 
 @pytest.fixture

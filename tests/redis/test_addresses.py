@@ -23,6 +23,7 @@ from shareddata import (
     ServerUnreachable,
     SharedMemory,
 )
+from shareddata.address import Address
 
 SECRET = "h/e:m%m@l?ig#"
 QUOTED = "h%2Fe%3Am%25m%40l%3Fig%23"
@@ -66,8 +67,11 @@ def test_the_first_connection_is_awaited(own_server: Callable[..., OwnServer]) -
 
 @pytest.mark.parametrize("url", [
     "http://localhost", "localhost:6379", "redis//localhost", "", "redis://[::1", "redis://host:port", "redis://host?db=x",
-    "embedded://folder", "embedded:///", "embedded:///f?fsync=no", "embedded:///f?x=1", "sentinel://h1,h2/name",
-    "cluster://h1,h2", "redis://localhost?colour=green", "unix://", "redis://localhost:99999",
+    "embedded://folder", "embedded:///", "embedded:///f?fsync=no", "embedded:///f?x=1", "sentinel://h1,h2",
+    "sentinel://h1,h2/", "sentinel://h1,,h2/name", "sentinel://h1:x/name", "sentinel:///name", "sentinel://h1/a/b",
+    "sentinel://h1/name?replica=yes", "sentinel://h1/name?db=x", "sentinel://127.0.0.1/name?colour=green",
+    "cluster://h1,h2", "cluster://h1/name", "cluster://h1?db=1", "cluster://", "redis://localhost?colour=green", "unix://",
+    "redis://localhost:99999",
 ])
 def test_what_is_no_address_is_said_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     start = time.monotonic()
@@ -78,10 +82,26 @@ def test_what_is_no_address_is_said_at_once(url: str, monkeypatch: pytest.Monkey
     assert time.monotonic() - start < 1
 
 
-def test_addresses_to_come_are_a_clear_error() -> None:
-    for scheme in ("sentinel", "cluster"):
-        with pytest.raises(ServerSetupError, match=f"{scheme}:// addresses are not known yet"):
-            SharedMemory(url=f"{scheme}://h1,h2,h3/name")
+@pytest.mark.parametrize(("url", "hosts"), [
+    ("sentinel://h1,h2:5000,[::1]/trio", (("h1", 26379), ("h2", 5000), ("::1", 26379))),
+    ("cluster://me:secret@h1,[fe80::1]:7000", (("h1", 6379), ("fe80::1", 7000))),
+])
+def test_several_hosts(url: str, hosts: tuple[tuple[str, int], ...]) -> None:
+    several = Address(url).several
+    assert several is not None and several.hosts == hosts
+    assert "secret" not in Address(url).shown
+
+
+def test_what_an_address_of_several_servers_tells_each_of_them() -> None:
+    address = Address("sentinel://me:s%40cret@h1,h2/trio?tls=1&db=3&ssl_ca_certs=/ca.pem")
+    assert address.node("::1", 6380) == "rediss://me:s%40cret@[::1]:6380/3?ssl_ca_certs=%2Fca.pem"
+    assert address.sentinel("h1", 26379) == "rediss://h1:26379/?ssl_ca_certs=%2Fca.pem"  # it has users of its own
+    assert address.database == 3
+
+
+def test_a_cluster_without_a_namespace_is_a_clear_error() -> None:
+    with pytest.raises(ServerSetupError, match="need a namespace.*namespace='usv1'.*or -n usv1"):
+        SharedMemory(url="cluster://127.0.0.1")
 
 
 def test_a_host_with_a_confusing_name_is_awaited() -> None:
