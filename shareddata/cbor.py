@@ -232,8 +232,8 @@ def _tagged(*arguments: Any) -> Any:
 
 def _shared(*_: Any) -> Any:
     raise ValueError(
-        "a value that holds itself, or another one several times (tags 28 and 29), cannot be read: who walks through it "
-        "need not come to an end"
+        "a value that holds itself, or another one several times (tags 28 and 29), cannot be read: who walks through "
+        "it need not come to an end"
     )
 
 

@@ -50,8 +50,8 @@ class Attributes(MutableMapping[str, Any]):
             return _attribute_back(value)
         except (ValueError, TypeError, AttributeError) as error:
             raise DecodeError(
-                f"{self._access.store.subject}, {self._path}, attribute {name!r}: found {shown(value)}, expected a value "
-                f"or an array ({error}): another program wrote it"
+                f"{self._access.store.subject}, {self._path}, attribute {name!r}: found {shown(value)}, expected a "
+                f"value or an array ({error}): another program wrote it"
             ) from None
 
     def __iter__(self) -> Iterator[str]:
