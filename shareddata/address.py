@@ -51,6 +51,8 @@ class Address:
     def __init__(self, url: str, prefix: str = PREFIX) -> None:
         scheme = url.partition("://")[0]
         self.shown = _without_password(url)
+        if "\0" in unquote(url):
+            raise ServerSetupError(f"{self.shown!r} is no address: it holds a NUL character")
         if scheme in ("sentinel", "cluster"):
             raise ServerSetupError(
                 f"{self.shown}: {scheme}:// addresses are not known yet: give the address of one server"

@@ -44,6 +44,7 @@ Request = bytes | Sequence[Buffer]
 HEARD_WITHIN = 1.0
 """Seconds for which an answer from memory is given after the server was last heard."""
 
+_PUSHED = {b"invalidate": 2, b"message": 3, b"pmessage": 4}  # what a push has at least
 _JOINED = 65536  # bytes below which pieces are joined
 _PIECES = 512  # sent by one call; the system's limit is 1024
 
@@ -301,12 +302,17 @@ class Connection:
         self._leftover()
 
     def _push(self, push: Sequence[Any]) -> None:
-        if push[0] == b"invalidate":
-            keys = push[1]
-            if keys is None or self._epoch_bytes in keys:
-                self.epoch_news = True
-            if keys != [self._epoch_bytes]:
-                self.invalidated = True
+        try:
+            if len(push) < _PUSHED.get(push[0], 1):
+                raise IndexError
+            if push[0] == b"invalidate":
+                keys = push[1]
+                if keys is None or self._epoch_bytes in keys:
+                    self.epoch_news = True
+                if keys != [self._epoch_bytes]:
+                    self.invalidated = True
+        except (IndexError, TypeError):
+            self._fail(self._stranger(f"it pushed {push!r:.60}"))
         if self.listening:
             self.messages.append(list(push))
 
@@ -411,10 +417,12 @@ class Connection:
         except BaseException:
             self.close()  # also when a signal's handler raised: no late answer is taken for another's
             raise
-        if isinstance(answer, hiredis.ReplyError):
-            raise self._aborted(queueing, subjects)
-        if answer is None:
-            return []
+        if type(answer) is not list:
+            if answer is None:
+                return []
+            if isinstance(answer, hiredis.ReplyError):
+                raise self._aborted(queueing, subjects)
+            self._fail(self._stranger(f"it answered {answer!r:.60} to a transaction"))
         for reply in answer:
             if isinstance(reply, hiredis.ReplyError):
                 raise self._partly(answer, subjects)
@@ -556,7 +564,7 @@ class Connection:
             try:
                 reply = self._reader.gets()
             except hiredis.ProtocolError as error:
-                self._fail(ServerSetupError(f"{self.address.shown}: whoever answers is no Redis server: {error}"))
+                self._fail(self._stranger(str(error)))
             if isinstance(reply, hiredis.PushNotification):
                 self._push(reply)
             else:
@@ -573,6 +581,12 @@ class Connection:
                 self._reader.feed(self._receive())
                 reply = self._parse()
         return reply
+
+    def _stranger(self, what: str) -> ServerSetupError:
+        return ServerSetupError(
+            f"{self.address.shown}: whoever answers is no Redis server: {what}: correct the address",
+            outcome_unknown=not self._harmless,
+        )
 
     def _leftover(self) -> None:
         """Sort out what came behind an answer: pushes."""
