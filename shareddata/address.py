@@ -80,6 +80,8 @@ class Address:
         self.several: Several | None = None
         self.in_charge: Any = None
         self._folder = ""
+        if "\0" in unquote(url):
+            raise ServerSetupError(f"{self.shown!r} is no address: it holds a NUL character")
         if scheme == "embedded":
             self._folder, self._fsync = _embedded(url)
         elif scheme in _PORTS:

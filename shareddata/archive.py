@@ -105,6 +105,8 @@ class Configured:
         module, _, word = str(name).rpartition(".")
         if module in _ROOMS and word in _OURS:
             return _OURS[word]
+        if module not in _ROOMS and not all(part.isidentifier() for part in module.split(".")):
+            raise DescriptionError(f"{self._where}: the class {name!r} cannot be had: that is no module's name")
         try:
             found = None if module in _ROOMS else getattr(importlib.import_module(module), word)
         except (ImportError, AttributeError) as error:

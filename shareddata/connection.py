@@ -45,6 +45,7 @@ Request = bytes | Sequence[Buffer]
 HEARD_WITHIN = 1.0
 """Seconds for which an answer from memory is given after the server was last heard."""
 
+_PUSHED = {b"invalidate": 2, b"message": 3, b"pmessage": 4}  # what a push has at least
 _JOINED = 65536  # bytes below which pieces are joined
 _PIECES = 512  # sent by one call; the system's limit is 1024
 
@@ -322,12 +323,17 @@ class Connection:
         self._leftover()
 
     def _push(self, push: Sequence[Any]) -> None:
-        if push[0] == b"invalidate":
-            keys = push[1]
-            if keys is None or self._epoch_bytes in keys:
-                self.epoch_news = True
-            if keys != [self._epoch_bytes]:
-                self.invalidated = True
+        try:
+            if len(push) < _PUSHED.get(push[0], 1):
+                raise IndexError
+            if push[0] == b"invalidate":
+                keys = push[1]
+                if keys is None or self._epoch_bytes in keys:
+                    self.epoch_news = True
+                if keys != [self._epoch_bytes]:
+                    self.invalidated = True
+        except (IndexError, TypeError):
+            self._fail(self._stranger(f"it pushed {push!r:.60}"))
         if self.listening:
             self.messages.append(list(push))
 
@@ -437,16 +443,18 @@ class Connection:
             if self._has_data():
                 self._leftover()
         except hiredis.ProtocolError as error:
-            self._no_redis(error)
+            self._fail(self._stranger(str(error)))
         except BaseException:
             self.close()  # also when a signal's handler raised: no late answer is taken for another's
             raise
-        if isinstance(answer, hiredis.ReplyError):
+        if type(answer) is not list:
+            if answer is None:
+                return []
+            if not isinstance(answer, hiredis.ReplyError):
+                self._fail(self._stranger(f"it answered {answer!r:.60} to a transaction"))
             if self._follow(answer, *queueing, guarded=bool(guard)):
                 return self._again(self.transact, request, subjects, guard, take)  # type: ignore[no-any-return]
             raise self._aborted(queueing, subjects)
-        if answer is None:
-            return []
         if hiredis.ReplyError in map(type, answer):
             raise self._partly(answer, subjects)
         return answer  # type: ignore[no-any-return]
@@ -507,7 +515,7 @@ class Connection:
             if self._has_data():
                 self._leftover()
         except hiredis.ProtocolError as error:
-            self._no_redis(error)
+            self._fail(self._stranger(str(error)))
         except BaseException:
             self.close()
             raise
@@ -631,7 +639,7 @@ class Connection:
             try:
                 reply = self._gets()
             except hiredis.ProtocolError as error:
-                self._no_redis(error)
+                self._fail(self._stranger(str(error)))
             if type(reply) is _Push:
                 self._push(reply)
             else:
@@ -655,6 +663,12 @@ class Connection:
                 reply = self._parse()
         return reply
 
+    def _stranger(self, what: str) -> ServerSetupError:
+        return ServerSetupError(
+            f"{self.address.shown}: whoever answers is no Redis server: {what}: correct the address",
+            outcome_unknown=not self._harmless,
+        )
+
     def _leftover(self) -> None:
         """Sort out what came behind an answer: pushes."""
         if self._has_data() and (reply := self._parse()) is not False:
@@ -669,9 +683,6 @@ class Connection:
             outcome = " after the request was sent: the server may have applied it, the outcome is unknown"
         kind = ServerTimeout if silent else ServerUnreachable
         self._fail(kind(f"{self.address.shown}: {text}{outcome}", outcome_unknown=not self._harmless))
-
-    def _no_redis(self, error: Exception) -> Any:
-        self._fail(ServerSetupError(f"{self.address.shown}: whoever answers is no Redis server: {error}"))
 
     def _fail(self, error: ServerError) -> Any:
         """Close the connection and raise; the first time since it was open, say so in the log."""

@@ -39,6 +39,7 @@ _FLOAT_MAX = {"<f2": 65504.0, "<f4": 3.4028235e38, "<f8": 1.7e308, "<c8": 3.4028
 _SPAN_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _LONGEST_SPAN = 100 * 366 * 86400
 _MOST_HISTORY = 2**53
+_MOST_BYTES, _MOST_DIMENSIONS = 1 << 29, 64  # of an array: what Redis holds in a value, and numpy in an array
 _FIELD_OPTIONS = ("unit", "min", "max", "on_limit", "doc", "dtype", "shape")
 _RECORD_OPTIONS = ("doc", "owner", "history", "max_age", "fields")
 
@@ -422,6 +423,12 @@ def _parse_array(options: Mapping[str, Any], where: str) -> tuple[str | None, tu
         raise DescriptionError(f"{where}: dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     if not isinstance(shape, list | tuple) or not shape or not all(type(n) is int and n > 0 for n in shape):
         raise DescriptionError(f"{where}: shape is {shape!r}, expected a list of numbers above 0 like [480, 640]")
+    size = math.prod(shape) * int(dtype[2:])
+    if size > _MOST_BYTES or len(shape) > _MOST_DIMENSIONS:
+        raise DescriptionError(
+            f"{where}: an array of shape {str(list(shape))[:60]} has {str(size)[:20]} bytes: Redis holds {_MOST_BYTES} "
+            f"in a value, and numpy {_MOST_DIMENSIONS} dimensions: use a frame file"
+        )
     return dtype, tuple(shape)
 
 

@@ -14,6 +14,9 @@ from typing import Any
 from shareddata.codec import numpy
 from shareddata.errors import FieldError, LogFormatError
 
+LARGEST = 1 << 24
+"""Bytes of a record, at the most: a log is read by the thousand."""
+
 _ORDERS = tuple("@=<>!")
 _ITEM = re.compile(r"\s*(\d*)([^\d\s])")
 _NUMPY = {
@@ -42,6 +45,8 @@ class Format:
         except (struct.error, TypeError, ValueError) as error:
             raise LogFormatError(f"{text!r} is no format: {error}: see Python's module struct") from None
         self.size = self._struct.size
+        if self.size > LARGEST:
+            raise LogFormatError(f"the format {text!r} has {self.size} bytes, expected {LARGEST} at the most")
         if not self.size:
             raise LogFormatError(f"the format {text!r} holds nothing: see Python's module struct")
         self.unpack = self._struct.unpack

@@ -48,7 +48,7 @@ class Attributes(MutableMapping[str, Any]):
         value = self._values[name]
         try:
             return _attribute_back(value)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, SyntaxError) as error:  # SyntaxError: of a dtype's text
             raise DecodeError(
                 f"{self._access.store.subject}, {self._path}, attribute {name!r}: found {shown(value)}, expected a "
                 f"value or an array ({error}): another program wrote it"

@@ -61,8 +61,8 @@ class _File:
             path.with_name(path.name + ".json") if path.suffix == ".json" else path.with_suffix(".json")
         )
         check_format(content, path)
-        last = _text(content, "last") if content.get("last") else ""
-        self.last: float | None = self._time(last.encode(), log=False) if last else None
+        last = _text(content, "last").encode()
+        self.last: float | None = self._time(last, log=False) if last else None
         with open(path, "rb") as file:
             reader = cells.rows(file)
             header, self._start = next(reader, ([], 0))

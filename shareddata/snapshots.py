@@ -130,7 +130,7 @@ def read(path: str | PathLike[str], most: int = MOST_BYTES) -> Any:
     """
     place = Path(fspath(path))
     if place.is_dir():
-        found = [each for each in sorted(place.iterdir()) if not each.name.startswith(".shareddata-")]
+        found = (each for each in sorted(place.iterdir()) if not each.name.startswith(".shareddata-"))
         return {each.name: read(each, most) for each in found}
     if place.suffix.lower() == ".zip":
         return _read_zip(place, most)

@@ -254,15 +254,18 @@ _CONFIG = {
     "classname": "herostools.actor.ArrayArchiver",
     "arguments": {"object_selector": "cam", "event_name": "x", "save_template": "a/{{ n }}.npy"},
 }
-_DESCRIBED = {"R": {"history": "2h", "doc": "d", "owner": "O", "max_age": 2.0, "fields": [*HEAD, ["v", 0.0, {"unit": "V"}]]}}
-_ENTRY = b"\xff".join([b"ts", b"1.5", b"sender", b"me", b"f", b"2.5", b"i", b"7", b"b", b"true", b"t", b"x", b"l", b"[1]"])
+_OPTIONS = {"history": "2h", "doc": "d", "owner": "O", "max_age": 2.0}
+_DESCRIBED = {"R": _OPTIONS | {"fields": [*HEAD, ["v", 0.0, {"unit": "V"}]]}}
+_ENTRY = b"ts\xff1.5\xffsender\xffme\xfff\xff2.5\xffi\xff7\xffb\xfftrue\xfft\xffx\xffl\xff[1]"
 _VALUES = b"\xff".join([b"1.5", b"me", b"2.5", b"7", b"true", b"x", b"[1]", b"{}", b"null", bytes(8)])
 _CBOR = [b"".join(map(bytes, cbor.encode(value))) for value in ({"a": [1, 2.5, None, "x"]}, codec.numpy().ones((2, 3)))]
 _EVENT = b"\xff".join([b"token", b"abc", b"size", b"12", b"metadata", b"\xa0", b"place", b"values"])
 _WRITERS = j({"program": "p", "host": "h", "pid": 1, "since": "s", "writers": [["a", 1], ["b", 7]]})
+_DATASET = {"dtype": "<u2", "maxshape": [None, 2], "chunks": [1, 2], "keep": 4}
+_ATTRS = {"a": 1, "b": {"__array__": ["<f8", [1], "AAAAAAAAAAA="]}}
 _FRAMES = b"\xff".join(
-    [b"state", b"writing", b"created", b"1.5", b"dataset:/d", j({"dtype": "<u2", "maxshape": [None, 2], "chunks": [1, 2],
-     "keep": 4}), b"extent:/d", b"[[3, 2], null]", b"attrs:/", b'{"a": 1, "b": {"__array__": ["<f8", [1], "AAAAAAAAAAA="]}}']
+    [b"state", b"writing", b"created", b"1.5", b"dataset:/d", j(_DATASET), b"extent:/d", b"[[3, 2], null]"]
+    + [b"attrs:/", j(_ATTRS)]
 )
 _BLOCK = b"\r\nPID\t0x203\r\nV\t26201\r\nI\t0\r\nChecksum\t\xd8"
 _CSV = b'id,ts,sender,a,b\n1784540000000-0,1.5,"me",2.5,[1]\n1784540001000-0,2.5,me,3,"x"\n\xff' + j({"record": "R"})
@@ -299,13 +302,13 @@ DOORS: dict[str, Door] = {
     "event": Door(event, (DecodeError,), [_EVENT]),
     "file of CBOR": Door(file_of_cbor, (DecodeError,), _CBOR),
     "frame file": Door(frame_file, (DecodeError,), [_FRAMES]),
-    "lease": Door(lease_of_a_record, (), [j({"id": "x", "app": "A", "program": "p", "pid": 1, "host": "h", "since": "s"})]),
+    "lease": Door(lease_of_a_record, (), [j({"id": "x", "app": "A", "program": "p", "pid": 1, "host": "h"})]),
     "literal": Door(literal, (ValueError,), [b"[1, nan, -inf]", b"{'a': (1, 2)}", b'{"a": null}']),
     "log format": Door(log_format, (LogFormatError,), [b"<QQd", b"Q8s", b"3H"]),
     "pack of a sensor": Door(pack_of_a_sensor, (), [b"a\xff\x01"]),
     "page of a log": Door(page_of_a_log, (), [_PAGE, _PAGE[:30]]),
     "password": Door(password, (DescriptionError, ServerSetupError), [b"secret\n"]),
-    "programs": Door(programs, (DescriptionError,), [j({"P": {"logs": ["trip*"], "sensors": ["a/b"], "records": ["R"]}})]),
+    "programs": Door(programs, (DescriptionError,), [j({"P": {"logs": ["trip*"], "records": ["R"]}})]),
     "receiver": Door(receiver, (), [b"$GPGGA,123519,4807.038,N,01131.000,E,1,08,0.9,545.4,M,46.9,M,,*47\r\n"]),
     "recording": Door(recording, (SharedDataError,), [_CSV]),
     "reference": Door(reference, (SharedDataError, large.Gone), [b"host/0/server/key/file/12"]),

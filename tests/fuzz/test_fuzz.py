@@ -92,3 +92,29 @@ DEEP = {
 def test_deep(name: str, deep: str) -> None:
     push(DOORS[name], DEEP[deep])
     push(DOORS[name], b"ts\xff1\xffsender\xffme\xffl\xff" + DEEP[deep])
+
+
+FOUND = [
+    ("answer", b"+OK\r\n+QUEUED\r\n+QUEUED\r\n:1\r\n"),
+    ("answer", b">0\r\n+OK\r\n"),
+    ("answer", b">1\r\n$10\r\ninvalidate\r\n+OK\r\n"),
+    ("answer", b">2\r\n$10\r\ninvalidate\r\n:1\r\n+OK\r\n"),
+    ("answer", b">1\r\n*0\r\n+OK\r\n"),
+    ("address", b"unix:///a%00b"),
+    ("archivers", b'{"classname": ".actor.ArrayArchiver", "arguments": {}}'),
+    ("archivers", b'{"classname": "a..b.ArrayArchiver", "arguments": {}}'),
+    ("event", b"size\xffmany\xffplace\xfe"),
+    ("frame file", b'attrs:/\xff{"a": {"__array__": ["(1 2", [1], "AAAA"]}}'),
+    ("frame file", b'attrs:/\xff{"a": {"__array__": ["<f8", [1], "A"]}}'),
+    ("frame file", b"attrs:/\xff[1]"),
+    ("recording", b"id,ts,sender,a\n741854000000-\xcb,1.5,me,2.5\n"),
+    ("snapshot", b"PK\x05\x06\0\0\0\0\x01\0\x01\0/\0/\0/\0\0\0/\0\0\0\0\0"),
+    ("writers of a log", b'{"writers": 5}'),
+    ("writers of a log", b'{"writers": [["a"]]}'),
+]
+"""What was found once, by hypothesis or guided by coverage."""
+
+
+@pytest.mark.parametrize(("name", "data"), FOUND)
+def test_found(name: str, data: bytes) -> None:
+    push(DOORS[name], data)

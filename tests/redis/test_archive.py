@@ -109,6 +109,23 @@ def test_a_redelivered_event_takes_its_own_name(shm: SharedMemory, tmp_path: Pat
         assert arrays(place) == after
 
 
+def test_entries_that_another_program_wrote_are_dead_letters(shm: SharedMemory, tmp_path: Path, dead: Path) -> None:
+    """Nothing of them fits, and they hold nobody up."""
+    with archive.JsonArchiver("data/{{ n }}.json", False, "cam", "frame", shm=shm) as archiver:
+        archive.emit("cam", "frame", {"v": 1}, {"n": 1}, shm)
+        stored(archiver, 1)
+        connection = shm.connect()
+        for size in ("many", "-7", "9" * 100):
+            connection.call("XADD", "event:cam:frame", "*", "size", size, "place", b"\xff\xfe")
+        connection.close()
+        archive.emit("cam", "frame", {"v": 2}, {"n": 2}, shm)
+        stored(archiver, 5)
+        eventually(lambda: waiting(shm, "cam", "frame") == NOTHING)
+    assert (archiver.status.stored, archiver.status.dead) == (2, 3)
+    assert len(list(dead.glob("*.letter"))) == 3
+    assert sorted(values(tmp_path / "data")) == ["1.json", "2.json"]
+
+
 def test_links_lead_nowhere_else(shm: SharedMemory, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     place, outside = tmp_path / "data", tmp_path / "outside"
     for folder in (place / "real" / "deep", outside):

@@ -209,7 +209,8 @@ ON_SERVERS = ("server killed", "server stopped", "disk full", "disk slow", "serv
 """Of these only one at a time happens."""
 
 
-NEEDS = {"disk full": "small disk"} | dict.fromkeys(("disk slow", "server's clock set", "programs' clocks set"), "preload")
+_PRELOADED = ("disk slow", "server's clock set", "programs' clocks set")
+NEEDS = {"disk full": "small disk"} | dict.fromkeys(_PRELOADED, "preload")
 
 
 def possible(world: World) -> list[str]:

@@ -57,6 +57,14 @@ def keep(world: World, folder: Path) -> None:
         shutil.copy(path, folder)
 
 
+def write_page(text: str) -> None:
+    """Put a report between the comments of its page."""
+    page = Path(__file__).parents[2] / "docs" / "explain" / "soak.md"
+    before, rest = page.read_text().split("<!-- figures: begin", 1)
+    begin, _, end = rest.partition("-->")
+    page.write_text(f"{before}<!-- figures: begin{begin}-->\n\n{text}\n<!-- figures: end -->\n")
+
+
 @dataclass
 class Result:
     """All that a soak found."""
@@ -169,9 +177,9 @@ class Result:
             )
         return (
             "\n".join(lines)
-            + f"\n\nEach process that lived for {2 * WARM_UP:.0f} s or longer, after its first {WARM_UP:.0f} s: the memory "
-            "that it has written and shares with nobody; its growth is that of the straight line that fits best. Level "
-            f"means: less than {BOUND[0] / 1024:.0f} MiB, and no more than {BOUND[1]} descriptors, by medians."
+            + f"\n\nEach process that lived for {2 * WARM_UP:.0f} s or longer, after its first {WARM_UP:.0f} s: the "
+            "memory that it has written and shares with nobody. Growth is that of the straight line that fits best. "
+            f"Level means: less than {BOUND[0] / 1024:.0f} MiB, and no more than {BOUND[1]} descriptors, by medians."
         )
 
 

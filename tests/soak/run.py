@@ -97,6 +97,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", metavar="FAULTS", help="only these, with commas between; see below")
     parser.add_argument("--without", metavar="FAULTS", help="all but these")
     parser.add_argument("--report", type=Path, metavar="FILE.md", help="write the report there")
+    parser.add_argument("--page", action="store_true", help="write the report into docs/explain/soak.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep journals there, when anything is wrong")
     parser.epilog = f"{EXAMPLES}\n\nfaults:\n" + "\n".join(
@@ -142,6 +143,8 @@ def main() -> int:
     print(text, end="")
     if asked.report:
         asked.report.write_text(text)
+    if asked.page:
+        reporting.write_page(text)
     if asked.json:
         asked.json.write_text(result.json())
     return 0 if result.good else 1

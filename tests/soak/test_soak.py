@@ -47,8 +47,8 @@ def test_thirty_seconds(tmp_path: Path, server: str) -> None:
 @pytest.mark.full
 @pytest.mark.timeout(240)
 def test_control_c_ends_it_with_a_report() -> None:
-    asked = [sys.executable, RUN, "--seconds", "600", "--seed", "3", "--only", "link cut,program killed", "--rate", "0.5"]
-    soak = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    asked = ["--seconds", "600", "--seed", "3", "--only", "link cut,program killed", "--rate", "0.5"]
+    soak = subprocess.Popen([sys.executable, RUN, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with soak:
         assert soak.stdout is not None and soak.stderr is not None
         while "all back after" not in (line := soak.stderr.readline()):
