@@ -457,7 +457,7 @@ class Connection:
             raise self._aborted(queueing, subjects)
         if hiredis.ReplyError in map(type, answer):
             raise self._partly(answer, subjects)
-        return answer  # type: ignore[no-any-return]
+        return answer
 
     def read(self, request: bytes, subjects: Sequence[Any], take: Take | None = None) -> list[Any]:
         """Do the same for commands that change nothing: asked once more where the connection broke.
