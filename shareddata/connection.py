@@ -150,7 +150,7 @@ class Connection:
         self.listening = False
         self.messages: list[list[Any]] = []
         self.covered: list[list[Any]] = []
-        self.guarded: bytes | None = None
+        self.guarded: Any = None
         self.heard = 0.0
         self._clock_offset: int | None = None
         self._close_socket: Callable[[], object] = lambda: None

@@ -106,7 +106,7 @@ class Lease:
         Raises:
             WriterConflict: another program holds one of them, and lives; nothing was taken.
 
-        Redis: TIME; MULTI, SET, DEL, EXEC, WATCH, MGET; MULTI, SET for each record, EXEC, WATCH, GET; PTTL, INFO
+        Redis: TIME; MULTI, SET, GET, DEL, EXEC, WATCH, MGET; MULTI, SET for each record, EXEC, WATCH, GET; PTTL, INFO
         server where another program holds one.
         """
         self._begin(next(iter(owners.values())))
@@ -114,7 +114,7 @@ class Lease:
         try:
             while True:
                 holders = self._look(owners)
-                others = {name: holder for name, holder in holders.items() if holder and holder.get("id") != self._id}
+                others = {name: holder for name in owners if (holder := holders[name]) and holder.get("id") != self._id}
                 if others and not take_over and patience.wait_for(others):
                     time.sleep(_POLL)
                 elif self._take(owners, others):
@@ -152,21 +152,30 @@ class Lease:
         _held.add(self)
         _release_at_exit()
 
-    def _look(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return who holds records; from here on this program's fence and these leases are watched.
+    def _look(self, more: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+        """Return who holds this program's records, and more; note which of its own were taken from it.
 
-        Redis: MULTI, SET, DEL, EXEC, WATCH, MGET.
+        From here on the program's fence and these leases are watched. A record was taken also when whoever took it has
+        given it back since: the fence tells.
+
+        Redis: MULTI, SET, GET, DEL, EXEC, WATCH, MGET.
         """
-        names = [*names]
+        names = [*dict.fromkeys([*self._records, *more])]
         leases, subject = [self._keys.lease(name) for name in names], f"the lease of record {names[0]}"
         fence = self._keys.fence(self._scope, self._id)
-        request = transaction([self._alive, pack("DEL", fence)])  # what the fence told is looked at now
-        guard = pack("WATCH", fence, *leases) + pack("MGET", *leases)
+        request = transaction([self._alive, pack("GET", fence), pack("DEL", fence)])  # what it told is looked at now
+        guard = pack("WATCH", fence, *leases) + pack("MGET", fence, *leases)
         self._connection.settle()
-        while not self._connection.transact(request, [subject] * 2, guard):
+        while not (answers := self._connection.transact(request, [subject] * 3, guard)):
             pass  # what was watched before was touched; that is over
-        found: Any = self._connection.guarded
-        return {name: _holder(text) for name, text in zip(names, found)}
+        told, *texts = self._connection.guarded
+        taker = _holder(told) or _holder(answers[1])
+        holders = {name: _holder(text) for name, text in zip(names, texts)}
+        for name in self._records.keys() - self._lost.keys():
+            holder = holders[name] or taker
+            if holder and holder.get("id") != self._id:
+                self._lost[name] = self._told(name, holder)
+        return holders
 
     def _take(self, names: Iterable[str], others: Mapping[str, Mapping[str, Any]]) -> bool:
         """Write this program's name to records that were just looked at, and keep others from writing them.
@@ -196,8 +205,8 @@ class Lease:
             WriterConflict: another program has taken one of these records; nothing was written.
             ServerTimeout, ServerUnreachable, ServerRefused: as `Connection.transact`.
 
-        Redis: the request, WATCH, GET; after a reconnection or a loss before that MULTI, SET, DEL, EXEC, WATCH, MGET,
-        and MULTI, SET, EXEC for what the server has lost.
+        Redis: the request, WATCH, GET; after a reconnection or a loss before that MULTI, SET, GET, DEL, EXEC, WATCH,
+        MGET, and MULTI, SET, EXEC for what the server has lost.
         """
         for _ in range(_TRIES):
             if self._opened != self._connection.opened or self._lost:
@@ -223,14 +232,11 @@ class Lease:
         """Find out what this program still holds, and take again what the server has lost."""
         self._begin(next(iter(self._records.values())))
         while self._opened != self._connection.opened:
-            free = []
-            for name, holder in self._look(self._records).items():
-                if not holder:
-                    free.append(name)
-                elif holder.get("id") != self._id and name not in self._lost:
-                    self._lost[name] = self._told(name, holder)
-            free = [name for name in free if name not in self._lost]
-            if not free or self._take(free, {}):
+            holders = self._look()
+            free = [name for name in self._records if not holders[name] and name not in self._lost]
+            if free:
+                self._take(free, {})
+            else:
                 self._opened = self._connection.opened
         for data in staged:
             if data.name in self._lost:

@@ -213,6 +213,38 @@ def test_who_lost_one_record_goes_on_with_the_others(
     assert numbers(client) == [1, 2, 6]
 
 
+def test_who_was_replaced_stays_so_when_the_other_has_given_back(
+    first: DataDict, described: SharedMemory, client: redis.Redis
+) -> None:
+    """The lease is free again; the fence still tells who took it."""
+    write(first, 1, "LEFT", "RIGHT")
+    with DataDict("OTHER", described, take_over=True) as other:
+        write(other, 2, "LEFT")
+    left, right = first._written.values()
+    left.set(3)
+    with pytest.raises(WriterConflict, match="'OTHER'.*can't write it any more"):
+        first.flush()
+    assert numbers(client) == [1, 2]
+    (again,) = first.set_datas_to_write(["LEFT"])  # who asks anew gets it
+    again.set(4)
+    right.set(4)
+    assert first.flush() == 2
+    assert numbers(client) == [1, 2, 4]
+
+
+def test_a_record_that_was_lost_is_not_written_after_another_claim(
+    first: DataDict, described: SharedMemory, client: redis.Redis
+) -> None:
+    (left,) = first.set_datas_to_write(["LEFT"])
+    with DataDict("OTHER", described, take_over=True) as other:
+        write(other, 2, "LEFT")
+        first.set_datas_to_write(["RIGHT"])
+        left.set(3)
+        with pytest.raises(WriterConflict, match="'OTHER'"):
+            first.flush()
+    assert numbers(client) == [2]
+
+
 def test_a_stopped_writer_that_was_replaced_writes_nothing(
     described: SharedMemory, second: DataDict, client: redis.Redis, program: Callable[..., Program]
 ) -> None:
