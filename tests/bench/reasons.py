@@ -30,6 +30,10 @@ AN_ARRAY_SENT = (
     "The bytes go from the writer's process to the one reader that asks or waits, and nothing keeps them: a second "
     "reader, one that comes later, or a writer that ends is somebody else's problem."
 )
+ONE_VALUE = (
+    "A SET over what was there, and a GET: there is one value. A FrameFile keeps the frames before it, and one "
+    "transaction adds the frame, takes the oldest out and says so to whoever waits."
+)
 A_LOG_FILE = (
     "No server: one program appends on one machine. Nobody else may write, a torn last record is the reader's problem, "
     "and a reader elsewhere needs something that carries it."
@@ -53,6 +57,7 @@ WHY: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (("write", "one", "unchanged", "listen", "flood"), ("files",), A_FILE),
     (("log",), ("files",), A_LOG_FILE),
     (("frame", "sensor"), ("pyzmq", "eclipse-zenoh", "p4p"), AN_ARRAY_SENT),
+    (("frame",), ("redis-py", "walrus"), ONE_VALUE),
     (("frame", "sensor"), ("files",), A_FILE),
 ]
 

@@ -366,12 +366,12 @@ def test_neither_is_there_at_the_start(
     source.kill()
     shore.kill()
     with forwarding(source.url, shore.url) as forward:
-        eventually(lambda: source.url in forward.trouble, 10, "the source's trouble")
+        eventually(lambda: source.url in forward.trouble, 20, "the source's trouble")
         source.start()
-        eventually(lambda: shore.url in forward.trouble, 10, "the destination's trouble")
+        eventually(lambda: shore.url in forward.trouble, 20, "the destination's trouble")
         assert forward.progress[0].behind is None
         shore.start()
-        eventually(lambda: sent(forward) == 10 and not forward.trouble, 10, "all is sent")
+        eventually(lambda: sent(forward) == 10 and not forward.trouble, 20, "all is sent")
     assert values(shore.url) == list(range(1, 11))
 
 
