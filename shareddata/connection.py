@@ -30,7 +30,7 @@ import hiredis
 from shareddata import master
 from shareddata.address import Address, refusal
 from shareddata.codec import Buffer
-from shareddata.errors import ServerError, ServerSetupError, ServerTimeout, ServerUnreachable
+from shareddata.errors import ServerError, ServerRefused, ServerSetupError, ServerTimeout, ServerUnreachable
 from shareddata.wire import pack, queued
 
 log = logging.getLogger("shareddata")
@@ -364,7 +364,7 @@ class Connection:
         try:
             return question(*args)
         except ServerUnreachable:
-            if not was_open:
+            if not was_open or self._opening:
                 raise
             return question(*args)
         finally:
@@ -539,6 +539,8 @@ class Connection:
         if not moved:
             return False
         self.close()
+        if self._follow_until and moved.startswith("MOVED") and self.address.several and self.address.several.replica:
+            raise ServerRefused(f"{self.address.shown}: this address reads from a replica: nothing was written")
         now = time.monotonic()
         if guarded or self._opening or now >= (self._follow_until or now + self.timeout):
             raise ServerUnreachable(

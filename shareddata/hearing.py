@@ -83,7 +83,6 @@ class Hearing:
         self._connection = shm.connect(subject, self._opened)
         try:
             self._connection.open()
-            self._number_of_connection = self._connection.opened
             self._place.begin(self._connection, None)
         except BaseException:
             self._connection.close()
@@ -192,11 +191,7 @@ class Hearing:
         """Return the next entries; none when the wait was over, or nobody wants to wait."""
         self._connection.open()
         self._connection.settle()
-        if self._number_of_connection != self._connection.opened:
-            opened = self._connection.opened
-            self._place.resume(self._connection)
-            self._number_of_connection = opened
-        if self._place.behind or not wait:
+        if self._place.behind or not wait or not self._place.stands(self._connection):
             before = self._place.missed
             entries = self._place.catch_up(self._connection)
             self._checked = time.monotonic()
@@ -212,7 +207,7 @@ class Hearing:
             )
         finally:
             self._client = 0
-        if not answer:
+        if not answer or not self._place.stands(self._connection):
             return []
         entries = answer[key.encode()]
         self._place.arrived(entries)

@@ -66,6 +66,7 @@ class Place:
         self.lost = 0
         self.behind = True
         self._read: deque[bytes] = deque(maxlen=_KNOWN)
+        self._opened = 0  # which connection the place was looked for on
 
     def __repr__(self) -> str:
         return f"<Place in the {self.subject} at {self.id}: {self.missed} missed>"
@@ -75,6 +76,7 @@ class Place:
 
         Redis: MULTI, XRANGE, XINFO STREAM, EXEC.
         """
+        self._opened = connection.opened
         if isinstance(since, str):
             start = since
         elif since:
@@ -95,7 +97,19 @@ class Place:
 
         Redis: MULTI, XRANGE, XINFO STREAM, EXEC.
         """
-        return self._turn(*self._page(connection, f"({self.id}", "+"))
+        connection.settle()
+        if not self.stands(connection):
+            self.resume(connection)
+        page = self._page(connection, f"({self.id}", "+")
+        return self._turn(*page) if self.stands(connection) else []
+
+    def stands(self, connection: Connection) -> bool:
+        """Tell whether the place was looked for on this connection, which may have been opened anew since.
+
+        What was answered otherwise may come from another server, and is not to be taken.
+        """
+        self.behind = self.behind or connection.opened != self._opened
+        return connection.opened == self._opened
 
     def last(self, connection: Connection) -> str:
         """Return the id of the stream's last entry there ever was.
@@ -109,11 +123,10 @@ class Place:
 
         Redis: XREVRANGE; where the last entry is not there, XRANGE.
         """
-        self.behind = True
+        self._opened = connection.opened
         read = [*self._read]
         if not read:
             return
-        connection.settle()
         kept = self._still_there(connection, read)
         if kept == len(read):
             return
@@ -248,7 +261,6 @@ class Follower:
         self._connection = shm.connect(name)
         try:
             self._connection.open()
-            self._opened = self._connection.opened
             self._place.begin(self._connection, since)
         except BaseException:
             self._connection.close()
@@ -302,11 +314,8 @@ class Follower:
                 self._connection.settle()
                 if self._connection.epoch_news:
                     self._shm.recheck(self._connection, [self._layout])
-                if self._opened != self._connection.opened:
-                    opened = self._connection.opened
-                    self._place.resume(self._connection)
-                    self._opened = opened
-                if self._place.behind or over and self._unchecked:
+                stands = self._place.stands(self._connection)
+                if self._place.behind or not stands or over and self._unchecked:
                     self._take(self._place.catch_up(self._connection))
                     self._checked, self._unchecked = time.monotonic(), False
                 elif over:
@@ -331,6 +340,8 @@ class Follower:
         (answer,) = self._connection.read(request + bulk(self._place.id), [self._layout.history])
         if not answer:
             self._place.behind = self._unchecked
+            return
+        if not self._place.stands(self._connection):
             return
         entries = answer[self._key]
         self._place.arrived(entries)
@@ -375,7 +386,6 @@ class Histories:
         self.connection = shm.connect(name)
         self._shm = shm
         self._block = _block(shm.timeout)
-        self._opened = 0
         self.places: dict[str, Place] = {}
 
     def __enter__(self) -> "Histories":
@@ -441,11 +451,9 @@ class Histories:
         try:
             self.connection.open(min(wait, _BLOCK))
             self.connection.settle()
-            if self._opened != self.connection.opened:
-                opened = self.connection.opened
-                for place in self.places.values():
+            for place in self.places.values():
+                if not place.stands(self.connection):
                     place.resume(self.connection)
-                self._opened = opened
             behind = [name for name, place in self.places.items() if place.behind]
             return self._caught_up(behind) if behind else self._arrived(wait)
         except (ServerUnreachable, ServerTimeout):
@@ -481,6 +489,8 @@ class Histories:
             if "no such key" not in str(error):
                 raise
             return {names[0]: places[0].catch_up(self.connection)}  # one by one, the others at the next calls
+        if not all(place.stands(self.connection) for place in places):
+            return {}
         return {name: self.places[name].answered(*answers[2 * i : 2 * i + 2]) for i, name in enumerate(names)}
 
     def _arrived(self, wait: float) -> dict[str, Sequence[Any]]:
@@ -496,6 +506,8 @@ class Histories:
         pause = max(1, min(self._block, int(1000 * wait)))
         ids = [place.id for place in self.places.values()]
         answer = self.connection.ask("XREAD", "COUNT", page, "BLOCK", pause, "STREAMS", *keys, *ids)
+        if not all(place.stands(self.connection) for place in self.places.values()):
+            return {}
         news = {keys[key]: entries for key, entries in (answer or {}).items()}
         for name, entries in news.items():
             self.places[name].arrived(entries)

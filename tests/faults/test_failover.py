@@ -129,3 +129,43 @@ def test_writers_and_listeners_are_back_soon_after_the_election(troop: Troop, sh
     assert heard_at - election.at < BACK_WITHIN
     numbers = [n for _, n in hearing.heard]
     assert numbers[-1] == -1
+
+
+@pytest.mark.parametrize("how", ["freeze", "by hand"])
+@pytest.mark.parametrize("troop", ALL, indirect=True)
+def test_an_unchanged_group_is_not_answered_from_before_the_failover(troop: Troop, shm: SharedMemory, how: str) -> None:
+    with (
+        DataDict("WRITER", shm) as dd,
+        SharedMemory(url=troop.url, namespace=troop.namespace) as other,
+        DataDict("READER", other) as reading,
+    ):
+        (data,) = dd.set_datas_to_write(["COUNT"])
+        reading.set_datas_to_read(["COUNT"])
+        data.set(1)
+        dd.flush()
+        assert [reading.next()[0].n for _ in range(3)] == [1, 1, 1]
+        former, fault = troop.master(), fail(troop, how)
+        assert former is not None
+        fault()
+        election = Election(troop, former)
+
+        def read() -> int:
+            try:
+                return int(reading.next()[0].n)
+            except ServerError:
+                return 0
+
+        while not election.at:
+            read()
+        election.join()
+
+        def written() -> bool:
+            data.set(2)
+            try:
+                return dd.flush() == 1
+            except ServerError:
+                return False
+
+        eventually(written, 10, "a write")
+        eventually(lambda: read() == 2, BACK_WITHIN, "the new value")
+        assert {read() for _ in range(300)} == {2}
