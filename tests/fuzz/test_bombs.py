@@ -130,7 +130,16 @@ ENORMOUS = [
     """,
     """
     try:
-        snapshots.read(sys.argv[1])
+        snapshots.read("bomb.zip")
+    except DecodeError as error:
+        assert "expected 1073741824 at the most" in str(error), error
+        say("refused")
+    """,
+    """
+    liar = sys.argv[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (250 << 20, 250 << 20))
+    try:
+        snapshots.read(liar)
     except DecodeError:
         say("refused")
     """,
@@ -144,10 +153,13 @@ ENORMOUS = [
 ]
 
 
-@pytest.mark.parametrize("code", ENORMOUS, ids=["description", "log format", "zip", "reference"])
+@pytest.mark.parametrize("code", ENORMOUS, ids=["description", "log format", "zip", "lying zip", "reference"])
 def test_in_little_memory(program: Callable[..., Program], tmp_path: Path, code: str) -> None:
     place = tmp_path / "bomb.zip"
-    place.write_bytes(bomb(1200 << 20))
-    assert place.stat().st_size < 2 << 20
+    if "bomb" in code:
+        place.write_bytes(bomb(1 << 20, announced_size=1500 << 20))
+    elif "liar" in code:
+        place.write_bytes(bomb(320 << 20, announced_size=1000))
+        assert place.stat().st_size < 1 << 20
     small = program(f"{textwrap.dedent(BOUNDED)}\nos.chdir({str(tmp_path)!r})\n{textwrap.dedent(code)}", place)
     assert small.line(30) == "refused"

@@ -82,6 +82,7 @@ class Result:
     troubles: list[str]
     levels: list[resources.Level]
     skipped: list[str]
+    samples: dict[str, list[tuple[float, int, int]]]  # of each process, every fifth: seconds, KiB, descriptors
 
     @classmethod
     def of(cls, world: World, seed: int, seconds: float, events: list[Event]) -> "Result":
@@ -108,6 +109,7 @@ class Result:
             world.troubles,
             [level for level in levels if level is not None],
             list(world.skipped.values()),
+            {f"{name} {pid}": _thinned(found) for (name, pid), found in world.samples.items()},
         )
 
     @property
@@ -181,6 +183,11 @@ class Result:
             "memory that it has written and shares with nobody. Growth is that of the straight line that fits best. "
             f"Level means: less than {BOUND[0] / 1024:.0f} MiB, and no more than {BOUND[1]} descriptors, by medians."
         )
+
+
+def _thinned(samples: list[resources.Sample]) -> list[tuple[float, int, int]]:
+    begin = samples[0].when
+    return [(round(each.when - begin, 1), each.kib, each.descriptors) for each in samples[::5]]
 
 
 def _number(count: int) -> str:

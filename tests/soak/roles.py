@@ -11,10 +11,12 @@ and journals, nothing of faults or of what is expected. Invariants:
 """
 
 import ctypes
+import gc
 import os
 import random
 import signal
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -400,6 +402,16 @@ ROLES = {
 PRODUCERS = {"writer", "log_writer", "emitter", "pusher", "sensor"}
 
 
+def collect() -> None:
+    """Collect garbage every few seconds, so that memory that grows is memory that somebody holds.
+
+    Left to itself Python keeps cycles, as of connections that broke, for minutes.
+    """
+    while True:
+        time.sleep(5)
+        gc.collect()
+
+
 def main(role: str, name: str, url: str, folder: str, *options: str) -> None:
     """Run a role until SIGTERM; who writes finishes what it is about, who reads stops at once."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a soak that is killed leaves no program behind
@@ -411,6 +423,7 @@ def main(role: str, name: str, url: str, folder: str, *options: str) -> None:
             raise Stop
 
     it.note(BEGIN, os.getpid())
+    threading.Thread(target=collect, daemon=True).start()
     try:
         signal.signal(signal.SIGTERM, stop)
         ROLES[role](it)
