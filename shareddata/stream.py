@@ -17,6 +17,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from shareddata.connection import Connection
@@ -32,6 +33,7 @@ _FEW = 16  # entries asked for at once, then
 _BLOCK = 1.0  # seconds, or half of the time-out: silence longer than the time-out then means a dead link
 _PAGE_BYTES = 1_000_000  # of many histories: about so many bytes of each at once
 _ELEMENT = 16  # bytes of a value, for that
+_identity = itemgetter(0)  # of an entry
 _CHECK_EVERY = 1.0  # seconds between two looks at what was trimmed, while each entry wakes the reader
 _RECENT = 64  # entries of each sender among which a repeated one is looked for
 
@@ -165,7 +167,7 @@ class Place:
         """Take entries that XREAD answered; whether anything was trimmed before them is seen by the next `catch_up`."""
         self.ordinal += len(entries)
         self.id = entries[-1][0].decode()
-        self._read.extend(identity for identity, _ in entries[-_KNOWN:])
+        self._read.extend(map(_identity, entries[-_KNOWN:]))
         self.behind = True
 
     def _turn(self, entries: Sequence[Any], added: int, length: int, last: str) -> Sequence[Any]:
@@ -182,7 +184,7 @@ class Place:
             self.ordinal = max(self.ordinal, gone) + len(entries)
         if entries:
             self.id = entries[-1][0].decode()
-            self._read.extend(identity for identity, _ in entries[-_KNOWN:])
+            self._read.extend(map(_identity, entries[-_KNOWN:]))
         self.behind = len(entries) >= self.page
         return entries
 
