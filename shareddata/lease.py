@@ -86,6 +86,7 @@ class Lease:
         self._records: dict[str, str] = {}  # that this program holds, or has lost: name and owner
         self._lost: dict[str, str] = {}  # why a record can't be written any more
         self._opened = 0  # which connection has the fence watched
+        self._fenced = False  # whether the fence told that somebody took a record, which is still to be looked at
         self._guard = self._token = self._alive = b""
         self._id = self._scope = ""
         self._renewal: _Renewal | None = None
@@ -163,8 +164,9 @@ class Lease:
         request = transaction([self._alive, pack("DEL", fence)])  # what the fence told is looked at now
         guard = pack("WATCH", fence, *leases) + pack("MGET", *leases)
         self._connection.settle()
-        while not self._connection.transact(request, [subject] * 2, guard):
+        while not (answers := self._connection.transact(request, [subject] * 2, guard)):
             pass  # what was watched before was touched; that is over
+        self._fenced = self._fenced or bool(answers[1])
         found: Any = self._connection.guarded
         return {name: _holder(text) for name, text in zip(names, found)}
 
@@ -200,7 +202,7 @@ class Lease:
         and MULTI, SET, EXEC for what the server has lost.
         """
         for _ in range(_TRIES):
-            if self._opened != self._connection.opened or self._lost:
+            if self._opened != self._connection.opened or self._lost or self._fenced:
                 self._confirm(staged)
             if self._transact(request, subjects):
                 return
@@ -222,6 +224,8 @@ class Lease:
     def _confirm(self, staged: Iterable[_Named]) -> None:
         """Find out what this program still holds, and take again what the server has lost."""
         self._begin(next(iter(self._records.values())))
+        if self._fenced:
+            self._opened = 0
         while self._opened != self._connection.opened:
             free = []
             for name, holder in self._look(self._records).items():
@@ -229,12 +233,21 @@ class Lease:
                     free.append(name)
                 elif holder.get("id") != self._id and name not in self._lost:
                     self._lost[name] = self._told(name, holder)
+            if self._fenced:  # who took a record may have given it back already: it is lost all the same
+                self._lost |= {name: self._given_back(name) for name in free if name not in self._lost}
             free = [name for name in free if name not in self._lost]
             if not free or self._take(free, {}):
                 self._opened = self._connection.opened
+        self._fenced = False
         for data in staged:
             if data.name in self._lost:
                 raise WriterConflict(self._lost[data.name])
+
+    def _given_back(self, name: str) -> str:
+        return (
+            f"{self._connection.address.shown}, record {name}: another program took it over, and has given it back "
+            "since: this program can't write it any more"
+        )
 
     def _told(self, name: str, holder: Mapping[str, Any]) -> str:
         return f"{self._connection.address.shown}, record {name}: {who(holder)}: this program can't write it any more"
