@@ -326,6 +326,20 @@ def test_writers_that_take_over_from_each_other_never_mix(
     assert len(pieces) > 20
 
 
+def test_a_writer_that_was_replaced_for_a_moment_stays_replaced(first: DataDict, described: SharedMemory) -> None:
+    (left,) = first.set_datas_to_write(["LEFT"])
+    left.set(1)
+    first.flush()
+    with DataDict("SECOND", described, take_over=True) as second:
+        (mine,) = second.set_datas_to_write(["LEFT"])
+        mine.set(2)
+        second.flush()
+    left.set(3)
+    for _ in range(2):
+        with pytest.raises(WriterConflict, match="record LEFT: another program took it over, and has given it back"):
+            first.flush()
+
+
 def test_a_connection_that_was_cut_is_looked_at_again(
     first: DataDict, described: SharedMemory, client: redis.Redis
 ) -> None:
