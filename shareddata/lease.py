@@ -174,7 +174,7 @@ class Lease:
         for name in self._records.keys() - self._lost.keys():
             holder = holders[name] or taker
             if holder and holder.get("id") != self._id:
-                self._lost[name] = self._told(name, holder)
+                self._lost[name] = self._told(name, holder, bool(holders[name]))
         return holders
 
     def _take(self, names: Iterable[str], others: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -242,8 +242,10 @@ class Lease:
             if data.name in self._lost:
                 raise WriterConflict(self._lost[data.name])
 
-    def _told(self, name: str, holder: Mapping[str, Any]) -> str:
-        return f"{self._connection.address.shown}, record {name}: {who(holder)}: this program can't write it any more"
+    def _told(self, name: str, holder: Mapping[str, Any], holds: bool) -> str:
+        back = "" if holds else ", and has given it back"
+        where = f"{self._connection.address.shown}, record {name}"
+        return f"{where}: {who(holder)}{back}: this program can't write it any more unless it declares it again"
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
