@@ -214,14 +214,7 @@ class Connection:
         else:
             sock = self._master.open(timeout, self._name, self._slot)
             self._close_socket = weakref.finalize(self, self._master.close, sock)
-        self._sock = sock
-        reader = hiredis.Reader()
-        self._feed, self._gets, self._has_data = reader.feed, reader.gets, reader.has_data
-        self._recv = sock.recv
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        pending = getattr(sock, "pending", None)
-        self._ready = poll.poll if pending is None else lambda ms: [None] if pending() else poll.poll(ms)
+        self._use(sock)
         self._clock_offset = None
         self.messages.clear()
         harmless, self._harmless, self._opening = self._harmless, True, True
@@ -240,6 +233,17 @@ class Connection:
         if self._away:
             self._away = False
             log.warning("%s: the server is back", self.address.shown)
+
+    def _use(self, sock: socket.socket) -> None:
+        """Speak through a connected socket, with a parser of its own."""
+        self._sock = sock
+        reader = hiredis.Reader()
+        self._feed, self._gets, self._has_data = reader.feed, reader.gets, reader.has_data
+        self._recv = sock.recv
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        pending = getattr(sock, "pending", None)
+        self._ready = poll.poll if pending is None else lambda ms: [None] if pending() else poll.poll(ms)
 
     def track(self, *how: str) -> None:
         """Ask to be told when the epoch is changed, and, when it is tracking, whatever else this connection reads.

@@ -8,7 +8,6 @@ library itself does with what a server or a file holds.
 import io
 import json
 import os
-import select
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,7 +17,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import hiredis
 from shareddata.apps import hdl_battery, hdl_gps
 
 from shareddata import archive, cbor, cells, codec, deadletters, descfile, large, lease, login, snapshots
@@ -226,10 +224,7 @@ def answer(data: bytes) -> None:
             theirs.shutdown(socket.SHUT_WR)
             connection = Connection(Address("unix:///nowhere"), 1.0, "epoch")
             connection.listening = True
-            connection._sock, connection._reader = ours, hiredis.Reader()
-            poll = select.poll()
-            poll.register(ours, select.POLLIN)
-            connection._ready = poll.poll
+            connection._use(ours)
             try:
                 ask(connection)
             except ServerError:
