@@ -219,6 +219,10 @@ class Record:
         result["fields"] = [_field_as_json(f) for f in self.fields]
         return result
 
+    def declaration(self) -> str:
+        """Return the description as it stands in Redis."""
+        return json.dumps(self.as_json(), ensure_ascii=False)
+
 
 def _field_as_json(f: Field) -> list[Any]:
     options = {

@@ -78,7 +78,7 @@ class Descriptions:
         """
         self.refresh()
         missing = [name for name in dict.fromkeys(names) if is_name(name) and name not in self._records]
-        for name, text in self.texts(missing).items():
+        for name, text in self._read(missing).items():
             if text is not None:
                 self._records[name] = self.parsed(name, text)
 
@@ -88,6 +88,9 @@ class Descriptions:
         Redis: HMGET unless all were read since the epoch changed.
         """
         self.refresh()
+        return self._read(names)
+
+    def _read(self, names: Collection[str]) -> dict[str, bytes | None]:
         if self._texts is not None:
             return {name: self._texts.get(name) for name in names}
         return dict(zip(names, self._connection.ask("HMGET", self._key, *names))) if names else {}

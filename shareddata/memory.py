@@ -10,8 +10,8 @@ Invariants:
 """
 
 import difflib
-import json
 import logging
+import math
 import os
 import threading
 import time
@@ -378,6 +378,19 @@ class SharedMemory:
                 found[name] = int(entries[0][0].partition(b"-")[0]) / 1000
         return found
 
+    def first(self, name: str, since: int) -> float:
+        """Return when the server received a history's first entry from a time on; infinity if there is none.
+
+        Args:
+            name: the record.
+            since: milliseconds since 1970, as what is returned.
+
+        Redis: XRANGE.
+        """
+        with self._lock:
+            found = self._connection.ask("XRANGE", self.keys.history(name), since, "+", "COUNT", 1)
+        return eras.milliseconds(found[0][0].decode()) if found else math.inf
+
     def _trimmed(self, layout: Layout) -> bool:
         """Tell whether a history has lost entries.
 
@@ -393,7 +406,10 @@ class SharedMemory:
 
     # -- initialisation -------------------------------------------------------------------------------------------
 
-    def init(self, *sources: Source, flag: str | None = None, keep: bool = False, prune: bool = False) -> list[str]:
+    def init(
+        self, *sources: Source, flag: str | None = None, keep: bool = False, prune: bool = False,
+        earlier: Mapping[str, Sequence[Era]] | None = None,
+    ) -> list[str]:
         """Describe records and blank them, all in one transaction.
 
         Other keys, other records, histories and logs stay. How a record with history was described until now is noted
@@ -404,6 +420,8 @@ class SharedMemory:
             flag: the key that is set to OK; when None and the memory was made with `env_init`, that variable's value.
             keep: keep the values of fields that are described as before, add and remove the others.
             prune: drop records (with their histories) that were described earlier and are not any more.
+            earlier: how records were described earlier on another server, whose entries are copied, from its `eras`: to
+                be noted instead of how they were described here until now.
 
         Returns:
             The names of the described records.
@@ -418,21 +436,27 @@ class SharedMemory:
         if flag in records:
             raise DescriptionError(f"the ready flag {flag!r} has a record's name: choose another one")
         with self._lock:
-            while not self._initialise(records, flag, keep, prune):
+            while not self._initialise(records, flag, keep, prune, earlier or {}):
                 self._described.forget()
             self._connection.check()
         return list(records)
 
-    def _initialise(self, records: Mapping[str, Record], flag: str | None, keep: bool, prune: bool) -> bool:
+    def _initialise(
+        self, records: Mapping[str, Record], flag: str | None, keep: bool, prune: bool,
+        earlier: Mapping[str, Sequence[Era]],
+    ) -> bool:
         """Describe records, unless another program does at the same moment: then nothing is changed."""
+        texts, epoch = self._described.texts(records), self._described.epoch
         before = {name: self.describe(name) for name in self.names()} if keep or prune else {}
-        texts = self._described.texts(records)
         commands = []
         for record in records.values():
             layout = Layout(record, self.keys)
             commands += _merge(layout, before.get(record.name)) if keep else _blank(layout)
-            declaration = json.dumps(record.as_json(), ensure_ascii=False)
-            commands += self._note(record, texts[record.name], declaration.encode())
+            declaration = record.declaration()
+            if elsewhere := earlier.get(record.name):
+                commands += [eras.note(self.keys, record.name, e.record.declaration(), e.until) for e in elsewhere]
+            else:
+                commands += self._note(record, texts[record.name], declaration.encode())
             commands.append(pack("HSET", self.keys.datadesc, record.name, declaration))
         for name in before.keys() - records.keys() if prune else ():
             keys = self.keys.record(name), self.keys.history(name), self.keys.described(name), self.keys.lease(name)
@@ -444,7 +468,7 @@ class SharedMemory:
             commands.append(pack("SET", self.keys.flag(flag), READY))
         self._connection.settle()
         self._connection.ask("WATCH", self.keys.epoch)
-        if self._connection.ask("GET", self.keys.epoch) != self._described.epoch:
+        if self._connection.ask("GET", self.keys.epoch) != epoch:
             self._connection.ask("UNWATCH")
             return False
         return bool(self._connection.transact(transaction(commands), ["initialisation"] * len(commands)))
