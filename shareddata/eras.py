@@ -12,6 +12,7 @@ import json
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from shareddata.datadesc import Record, parse_record
@@ -96,6 +97,18 @@ def in_force(eras: Sequence[Era], now: Record, at: int) -> Record:
     """
     number = bisect_right([era.end for era in eras], at)
     return eras[number].record if number < len(eras) else now
+
+
+def as_then(eras: Sequence[Era], now: Record, at: int) -> Record:
+    """Return a record with its fields of now, in their order, each described as it was at a time, if it was there then.
+
+    Args:
+        eras: from `answered`.
+        now: how the record is described now.
+        at: milliseconds since 1970.
+    """
+    fields = {field.name: field for field in in_force(eras, now, at).fields}
+    return replace(now, fields=tuple(fields.get(field.name, field) for field in now.fields))
 
 
 def retyped(then: Record, now: Record) -> bool:
