@@ -233,7 +233,7 @@ def answer(data: bytes) -> None:
             connection._sock, connection._reader = ours, hiredis.Reader()
             poll = select.poll()
             poll.register(ours, select.POLLIN)
-            connection._ready = poll.poll
+            connection._ready, connection._recv = poll.poll, ours.recv
             try:
                 ask(connection)
             except ServerError:
