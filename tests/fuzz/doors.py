@@ -230,7 +230,8 @@ def answer(data: bytes) -> None:
             theirs.shutdown(socket.SHUT_WR)
             connection = Connection(Address("unix:///nowhere"), 1.0, "epoch")
             connection.listening = True
-            connection._sock, connection._reader = ours, hiredis.Reader()
+            connection._sock, reader = ours, hiredis.Reader()
+            connection._feed, connection._gets, connection._has_data = reader.feed, reader.gets, reader.has_data
             poll = select.poll()
             poll.register(ours, select.POLLIN)
             connection._ready, connection._recv = poll.poll, ours.recv
