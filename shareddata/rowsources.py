@@ -14,6 +14,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -82,7 +83,7 @@ class Source(Protocol):
 def _table_of(record: Record, eras: Sequence[Era] = ()) -> Table:
     columns = (_MEASURED, _RECEIVED, *map(column_of, record.fields))
     description: dict[str, Any] = {"record": record.name, "description": record.as_json()}
-    if earlier := list(_other_units(record, eras)):
+    if earlier := _other_units(record, eras):
         description["earlier_units"] = earlier
         fields = ", ".join(dict.fromkeys(name for each in earlier for name in each["units"]))
         log.warning(
@@ -92,12 +93,20 @@ def _table_of(record: Record, eras: Sequence[Era] = ()) -> Table:
     return Table(record.name, columns, description, record.doc, published=0, received=1)
 
 
-def _other_units(record: Record, eras: Sequence[Era]) -> Iterator[dict[str, Any]]:
-    """Yield which fields had which other units, and until when."""
+def _other_units(record: Record, eras: Sequence[Era]) -> list[dict[str, Any]]:
+    """Return which fields had which other units, from when on (unless from the beginning), and until when."""
     units = {field.name: field.unit for field in record.fields}
+    found: list[dict[str, Any]] = []
+    begin = ""
     for era in eras:
-        if other := {f.name: f.unit for f in era.record.fields if units.get(f.name, f.unit) != f.unit}:
-            yield {"before": time_text(era.end * 10**6), "units": other}
+        other = {f.name: f.unit for f in era.record.fields if units.get(f.name, f.unit) != f.unit}
+        end = time_text(era.end * 10**6)
+        if other and found and (found[-1]["before"], found[-1]["units"]) == (begin, other):
+            found[-1]["before"] = end
+        elif other:
+            found.append(({"from": begin} if begin else {}) | {"before": end, "units": other})
+        begin = end
+    return found
 
 
 class _Repeats:
@@ -253,13 +262,23 @@ class RecordingSource:
             if name not in records:
                 raise SharedDataError(f"no record {name!r} is in the recording: there are {', '.join(records)}")
         self._range = begin, end
-        self.tables: Sequence[Table] = [_table_of(records[name]) for name in self._names]
+        self.tables: Sequence[Table] = [_table_of(records[name], self._eras(name)) for name in self._names]
         self._sizes = [sum(16 * math.prod(column.shape) for column in table.columns) for table in self.tables]
         self._fits = [records[name] for name in self._names]
         self.begin = self._recording.first if begin is None else begin
         self.end = self._recording.last if end is None else end
         self.missed = self.repeated = self.damaged = 0
         self.damage = ""
+
+    def _eras(self, name: str) -> list[Era]:
+        """Return how a record was described earlier, as far as that is exported."""
+        begin, end = self._range
+        found = self._recording.descriptions(name)
+        return [
+            Era(f"{round(until * 1000)}-0", record)
+            for (since, record), (until, _) in pairwise(found)
+            if (begin is None or until > begin) and (end is None or since < end)
+        ]
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows by the time at which they were received; that of CSV logs is when they were measured."""

@@ -22,7 +22,7 @@ from shareddata.forward import Forward
 from shareddata.record import Recorder
 from shareddata.recording import Recording
 from shareddata.replay import Past, Replay
-from shareddata.rowsources import HistorySource
+from shareddata.rowsources import HistorySource, RecordingSource
 
 METRES: dict[str, Any] = {"TANK": [*HEAD, ["level", 0.0, {"unit": "m"}], ["open", False]]}
 MILLIMETRES: dict[str, Any] = {"TANK": [*HEAD, ["level", 0, {"unit": "mm", "max": 9000}], ["leak", True]]}
@@ -317,6 +317,27 @@ def test_an_export_tells_other_units(shm: SharedMemory, tmp_path: Path, caplog: 
         assert "earlier_units" not in content
         assert content["description"]["fields"][2][2]["unit"] == ("m" if name == "one" else "mm")
     assert not caplog.records
+
+
+def test_units_that_came_back(shm: SharedMemory, tmp_path: Path) -> None:
+    """Of histories and of recordings the file says from when until when the unit was another one."""
+    for number, unit in enumerate(("m", "mm", "cm", "cm", "m", "mm")):
+        shm.init({"TANK": {"doc": str(number), "fields": [*HEAD, ["level", 0.0, {"unit": unit}]]}})
+        write(shm, level=float(number))
+    export(HistorySource(shm), tmp_path / "all.csv")
+    at = [time_text(era.end * 10**6) for era in shm.eras("TANK")]
+    earlier = json.loads((tmp_path / "all.csv.json").read_text())["earlier_units"]
+    assert earlier == [
+        {"before": at[0], "units": {"level": "m"}},
+        {"from": at[1], "before": at[3], "units": {"level": "cm"}},
+        {"from": at[3], "before": at[4], "units": {"level": "m"}},
+    ]
+    with Recorder(shm, tmp_path / "run", since=0) as recorder:
+        recorder.run(seconds=0.05)
+    export(RecordingSource([tmp_path / "run"]), tmp_path / "run.csv")
+    found = json.loads((tmp_path / "run.csv.json").read_text())["earlier_units"]
+    assert [each["units"] for each in found] == [each["units"] for each in earlier]
+    assert all(one["before"] <= other["before"] for one, other in zip(earlier, found))
 
 
 def test_a_recording_that_begins_in_the_past(tank: SharedMemory, tmp_path: Path) -> None:
