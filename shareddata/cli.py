@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from shareddata import arguments, demo, descfile, logcli, scaffold, server, table, watch
+from shareddata import arguments, demo, descfile, logcli, lookcli, scaffold, server, table, watch
 from shareddata.codec import decoder
 from shareddata.command import Command, UsageError, Where, command
 from shareddata.datadesc import Field, Record
@@ -464,6 +464,7 @@ COMMANDS: dict[str, Command] = {
             set_,
             watch_,
             tail,
+            lookcli.page_,
             logcli.record_,
             logcli.replay_,
             logcli.export_,
