@@ -139,14 +139,15 @@ def _number(value: float) -> float:
     try:
         return float(value)
     except OverflowError:  # an integer beyond all floats
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def _lines(name: str, family: _Family) -> str:
     head = f"# TYPE {name} gauge\n"
     if family.unit:
         head += f"# UNIT {name} {family.unit}\n"
-    head += f"# HELP {name} {_escaped(family.help)}\n"
+    what = family.help.replace('"', "'")  # which OpenMetrics escapes and its predecessor does not: both can be read
+    head += f"# HELP {name} {_escaped(what)}\n"
     return head + "".join(f"{name}{_labelled(labels)} {_written(value)}\n" for labels, value in family.samples)
 
 

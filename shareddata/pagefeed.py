@@ -34,6 +34,7 @@ NAME = "shareddata page"
 TICK = 0.1
 """Seconds between two looks at all records while somebody looks on: values are sent ten times a second at most."""
 
+_LEAST_PAUSE = 0.02  # seconds that are left to others after each look, however long it took
 _RATES_FOR = 1.0  # seconds for which a rate is shown: one that changes all the time cannot be read
 _UNSEEN_TICK = 1.0  # seconds between two looks when nobody does
 _SEEN = 10.0  # seconds for which somebody counts as looking on after a page was asked for
@@ -277,16 +278,18 @@ class Feed:
         with Watch(self.shm) as watch:
             while not self.closing:
                 watch.look()
-                if time.monotonic() - rated_at > _RATES_FOR:
+                begun = time.monotonic()
+                if begun - rated_at > _RATES_FOR:
                     rates = {view.record.name: view.rate for view in watch.views}
-                    rated_at = time.monotonic()
+                    rated_at = begun
                 views = {each.record.name: replace(each, rate=rates.get(each.record.name)) for each in watch.views}
                 fresh = [view for name, view in views.items() if not pageview.same(known.get(name), view)]
                 states = {view.record.name: pageview.text(pageview.state(view)) for view in fresh}
                 if fresh or len(views) != len(known) or watch.trouble != self.trouble:
                     self._hand_over(self._take_views, views, states, watch.trouble)
                 known = views
-                self._wake.wait(TICK if time.monotonic() - self._seen_at < _SEEN else _UNSEEN_TICK)
+                tick = TICK if time.monotonic() - self._seen_at < _SEEN else _UNSEEN_TICK
+                self._wake.wait(max(_LEAST_PAUSE, begun + tick - time.monotonic()))
                 self._wake.clear()
 
     def _take_views(self, views: dict[str, View], states: dict[str, bytes], trouble: str) -> None:

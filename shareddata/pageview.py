@@ -156,7 +156,7 @@ class Thinned:
     """
 
     def __init__(self, most: int) -> None:
-        self._most = max(4, most)
+        self._most = max(4, most // 4 * 4)  # so that no pair ever stands for fewer points than the others
         self._rows: list[Sequence[float | None]] = []
         self._open: list[Sequence[float | None]] = []
         self.stretch = 1
