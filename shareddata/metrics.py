@@ -114,8 +114,10 @@ def unit_of(each: Field) -> str:
     ['volts', 'meters_per_second', 'ratio', '']
     """
     over, _, under = each.unit.partition("/")
+    squared = under[-1:] in ("2", "²")
+    under = under[:-1] if squared else under
     if under and over in _UNITS and under in _UNITS:
-        return f"{_UNITS[over]}_per_{re.sub('(?<!u)s$', '', _UNITS[under])}"
+        return f"{_UNITS[over]}_per_{re.sub('(?<!u)s$', '', _UNITS[under])}{'_squared' if squared else ''}"
     return _UNITS.get(each.unit) or _plain(each.unit.replace("/", "_per_").replace("%", "percent"))
 
 

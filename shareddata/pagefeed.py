@@ -320,7 +320,7 @@ class Feed:
                 self._end.wait(_BATCH)
 
     def _take_up(self, histories: Histories, followed: dict[str, tuple[Channel, Layout]], anew: bool) -> None:
-        """Begin to read what somebody opened, under its newest description, and forget what nobody has open any more."""
+        """Begin to read what somebody opened, under its newest description, and forget what nobody has open now."""
         with self._lock:
             wanted = dict(self._channels)
         for name in list(followed):

@@ -2,9 +2,9 @@
 
     python tests/bench/page.py [--records 500] [--browsers 20] [--seconds 600]
 
-Prints the time from a flush to an event at a browser (p50, p99, most), the page's memory at the beginning and the end, and
-the processors' time that each program took. The browsers are streams that are read and not drawn; one of them takes every
-value's time, the others count events.
+Prints the time from a flush to an event at a browser (p50, p99, most), the page's memory in ten steps, and its share of
+a processor. The browsers are streams that are read and not drawn; one of them takes every value's time, the others the
+last one's of each event.
 """
 
 import argparse
@@ -76,7 +76,8 @@ class Browser:
 
 
 def describe(shm: SharedMemory, records: int) -> None:
-    fields: list[Any] = [["ts", 0.0], ["sender", ""], *([f"field_{i}", 0.0, {"unit": "V", "max": 1e9}] for i in range(10))]
+    values = [[f"field_{i}", 0.0, {"unit": "V", "max": 1e9}] for i in range(10)]
+    fields: list[Any] = [["ts", 0.0], ["sender", ""], *values]
     shm.init({f"R{i:03}": {"history": 256, "max_age": 5.0, "fields": fields} for i in range(records)})
 
 
@@ -150,8 +151,10 @@ def main() -> None:
 def quantiles(seconds: list[float]) -> dict[str, float]:
     """Return p50, p99 and the most, in milliseconds."""
     found = sorted(seconds)
-    return {name: round(1000 * found[min(len(found) - 1, int(len(found) * part))], 1) for name, part in
-            (("p50", 0.5), ("p99", 0.99), ("most", 1.0))}
+    return {
+        name: round(1000 * found[min(len(found) - 1, int(len(found) * part))], 1)
+        for name, part in (("p50", 0.5), ("p99", 0.99), ("most", 1.0))
+    }
 
 
 if __name__ == "__main__":

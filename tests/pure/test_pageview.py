@@ -14,7 +14,8 @@ from shareddata.table import View
 
 HEAD = [["ts", 0.0], ["sender", ""]]
 RECORD = parse_record(
-    "TANK", [*HEAD, ["level", 0.0, {"unit": "m", "max": 1.9}], ["count", 0], ["open", False], ["note", ""], ["list", []]]
+    "TANK",
+    [*HEAD, ["level", 0.0, {"unit": "m", "max": 1.9}], ["count", 0], ["open", False], ["note", ""], ["list", []]],
 )
 
 
@@ -31,7 +32,9 @@ def test_state() -> None:
 
 
 @pytest.mark.parametrize(
-    ("view", "note"), [(View(RECORD), "no value"), (View(RECORD, damage="broken\n"), "broken\\n")], ids=["none", "damaged"]
+    ("view", "note"),
+    [(View(RECORD), "no value"), (View(RECORD, damage="broken\n"), "broken\\n")],
+    ids=["none", "damaged"],
 )
 def test_state_without_values(view: View, note: str) -> None:
     state = pageview.state(view)

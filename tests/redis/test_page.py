@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from servers import OwnServer
 from shareddata import DataDict, FieldError, SharedMemory, TSLog, pageapp, pagefeed
 from shareddata.page import Page, plotting_library
-from servers import OwnServer
 from waiting import eventually
 from web import Event, ask, events
 
@@ -25,9 +25,10 @@ HEAD = [["ts", 0.0], ["sender", ""]]
 TANK: dict[str, Any] = {
     "TANK__measures": {
         "doc": "What is <in> the tank.", "owner": "HDL_TANK", "history": 5000, "max_age": 60.0,
-        "fields": [*HEAD, ["level", 0.0, {"unit": "m", "min": 0, "max": 1.9}], ["count", 0], ["open", False], ["note", ""]],
+        "fields": [*HEAD, ["level", 0.0, {"unit": "m", "min": 0, "max": 1.9}], ["count", 0],
+                   ["open", False], ["note", ""]],
     },
-    "TANK__command": {"fields": [*HEAD, ["valve", "", {"doc": "open, close"}], ["speed", 0.0, {"max": 5, "on_limit": "refuse"}]]},
+    "TANK__command": [*HEAD, ["valve", "", {"doc": "open, close"}], ["speed", 0.0, {"max": 5, "on_limit": "refuse"}]],
     "TANK__plain": {"history": 0, "fields": [*HEAD, ["x", 0.0]]},
 }  # fmt: skip
 TOKEN = "a-token-that-nobody-guesses"
@@ -237,6 +238,7 @@ def test_wrong_streams(page: Page, asked: str, status: int, says: str) -> None:
 
 def test_many_browsers_are_one_reader(page: Page, write: Write, client: Any) -> None:
     """However many look on: one connection that listens, one that reads histories."""
+
     def connections() -> int:
         return len(client.client_list())
 
@@ -270,7 +272,7 @@ def test_slow_browser_skips_and_costs_nothing(page: Page, write: Write) -> None:
         assert all(len(text) < 50000 for _, text in page.app.feed._states.values())
         assert len(page.app.feed._told) < 5
         received = b""
-        while b"x49\"" not in received:
+        while b'x49"' not in received:
             received += slow.recv(65536)
         assert received.count(b"data: ") < 40, "it skipped"
     finally:
@@ -361,7 +363,7 @@ def test_writing_is_off_unless_it_is_switched_on(tank: SharedMemory) -> None:
     with Page(tank, port=0, token=TOKEN) as page:
         answer = ask(f"{page.url}setdata/TANK__command", "POST", form={"valve": "open"}, authorization=BEARER)
         assert answer.status == 403 and "--write" in answer.json["error"]
-        assert "<form class=\"write\"" not in ask(f"{page.url}record/TANK__command").text
+        assert '<form class="write"' not in ask(f"{page.url}record/TANK__command").text
 
 
 @ANY_SERVER
@@ -466,7 +468,8 @@ def test_program_ends_at_once_whoever_looks_on(running: subprocess.Popen[str], n
 @ANY_SERVER
 def test_token_from_a_file(url: str, tank: SharedMemory, tmp_path: Any) -> None:
     (tmp_path / "token").write_text(TOKEN + "\n")
-    command = [sys.executable, "-m", "shareddata", "page", "-u", url, "--port", "0", "-w", "-t", str(tmp_path / "token")]
+    options = ["--port", "0", "--write", "--token", str(tmp_path / "token")]
+    command = [sys.executable, "-m", "shareddata", "page", "-u", url, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         address = program.stdout.readline().strip()

@@ -25,7 +25,8 @@ HEAD = [["ts", 0.0], ["sender", ""]]
 TANK: dict[str, Any] = {
     "TANK__measures": {
         "doc": "What is in the tank.", "history": 500, "max_age": 1.5,
-        "fields": [*HEAD, ["level", 0.0, {"unit": "m", "min": 0, "max": 1.9}], ["count", 0], ["open", False], ["note", ""]],
+        "fields": [*HEAD, ["level", 0.0, {"unit": "m", "min": 0, "max": 1.9}], ["count", 0],
+                   ["open", False], ["note", ""]],
     },
     "TANK__command": [*HEAD, ["valve", ""], ["speed", 0.0]],
     "GPS__position": [*HEAD, ["latitude", 0.0, {"unit": "deg"}]],
@@ -79,7 +80,7 @@ def drawn(window: Any, field: int = 0) -> int:
               const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
               let count = 0;
               for (let i = 0; i < data.length; i += 4)
-                if (Math.abs(data[i] - r) + Math.abs(data[i + 1] - g) + Math.abs(data[i + 2] - b) < 30 && data[i + 3] > 100) count++;
+                if (Math.hypot(data[i] - r, data[i + 1] - g, data[i + 2] - b) < 20 && data[i + 3] > 100) count++;
               return count;
             }""",
             field,
@@ -179,7 +180,8 @@ def test_zoom_hover_and_save(chromium: Any, page: Page, dd: DataDict) -> None:
         assert set(rows[0]) == {"time", "ts", "level [m]", "count", "open"}
         with window.expect_download() as coming:
             window.get_by_role("button", name="Save PNG").click()
-        assert coming.value.path().read_bytes().startswith(b"\x89PNG") and coming.value.suggested_filename.endswith(".png")
+        assert coming.value.path().read_bytes().startswith(b"\x89PNG")
+        assert coming.value.suggested_filename.endswith(".png")
         window.get_by_role("button", name="Zoom out").click()
         window.locator("#whole[disabled]").wait_for()
 

@@ -1,4 +1,4 @@
-"""A real browser for tests: Debian's Chromium, driven by Playwright; where one of them is missing, tests skip and say so.
+"""A real browser for tests: Debian's Chromium, driven by Playwright; where one of them is missing, tests skip.
 
 It knows how Chromium is started so that it asks nobody on the internet. Invariants:
 

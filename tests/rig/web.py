@@ -55,7 +55,9 @@ def events(url: str, timeout: float = 10.0, **headers: str) -> Iterator[Iterator
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
     try:
-        connection.request("GET", f"{parts.path}?{parts.query}", headers={n.replace("_", "-"): v for n, v in headers.items()})
+        connection.request(
+            "GET", f"{parts.path}?{parts.query}", headers={n.replace("_", "-"): v for n, v in headers.items()}
+        )
         answer = connection.getresponse()
         assert answer.status == 200, answer.read().decode()
         assert answer.getheader("content-type", "").startswith("text/event-stream")
