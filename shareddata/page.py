@@ -78,8 +78,9 @@ class Page:
         FieldError: the token is too short.
         OSError: somebody else listens there, or the address is not this machine's.
 
+        >>> from urllib.request import urlopen
         >>> with Page(shm, port=0) as page:
-        ...     text = urllib.request.urlopen(page.url).read().decode()
+        ...     text = urlopen(page.url).read().decode()
 
     Redis: see `pagefeed.Feed`.
     """

@@ -7,8 +7,8 @@
   const apply = () => {
     if (chosen === "auto") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = chosen;
-    const button = document.getElementById("theme");
-    if (button) button.textContent = `◐ ${chosen}`;
+    const label = document.querySelector("#theme span");
+    if (label) label.textContent = chosen;
     document.dispatchEvent(new Event("theme"));
   };
   const next = () => {

@@ -51,6 +51,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_the_package(wheel: Path) -> None:
     names = set(ZipFile(wheel).namelist())
     assert {"shareddata/py.typed", "shareddata/datadesc.schema.json", "shareddata/recordings/SOURCES.md"} <= names
+    assert {"shareddata/static/page.css", "shareddata/templates/page/base.html"} <= names
     assert [name for name in names if name.startswith("tests/")] == []
     assert wheel.stat().st_size < 1_000_000
 

@@ -1,0 +1,106 @@
+"""Take the docs' pictures of the page: the demonstration's records, a tank that is too full, a log with two readers."""
+
+import math
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "rig")]  # this checkout's, installed or not
+
+import browser  # noqa: E402
+from shareddata import DataDict, SharedMemory, TSLog, demo  # noqa: E402
+from shareddata.page import Page  # noqa: E402
+
+FOLDER = ROOT / "docs" / "pictures"
+HISTORY = 75.0  # seconds of the demonstration before the pictures are taken
+TANK = {
+    "TANK__measures": {
+        **{"doc": "What is in the tank.", "owner": "HDL_TANK", "history": "1h", "max_age": 2.0},
+        "fields": [
+            ["ts", 0.0],
+            ["sender", ""],
+            ["level", 0.0, {"unit": "m", "min": 0, "max": 1.9, "doc": "above the bottom"}],
+            ["flow", 0.0, {"unit": "l/min"}],
+            ["pump", False, {"doc": "whether the pump runs"}],
+            ["state", ""],
+        ],
+    },
+    "TANK__valve": {
+        **{"doc": "The valve below the tank. Its handler has stopped.", "max_age": 10.0},
+        "fields": [["ts", 0.0], ["sender", ""], ["open", False], ["temperature", 0.0, {"unit": "degC"}]],
+    },
+}
+SHOTS: Sequence[tuple[str, str, dict[str, Any]]] = (
+    ("page-records", "", {}),
+    ("page-records-dark", "?q=tank", {"color_scheme": "dark", "viewport": {"width": 1280, "height": 300}}),
+    ("page-record", "record/BATTERY__measures", {"viewport": {"width": 1280, "height": 800}}),
+    ("page-record-dark", "record/TANK__measures", {"color_scheme": "dark", "viewport": {"width": 1280, "height": 640}}),
+    ("page-logs", "logs", {"viewport": {"width": 1280, "height": 310}}),
+    ("page-phone", "?q=tank", {"viewport": {"width": 380, "height": 620}}),
+    ("page-phone-dark", "record/TANK__measures", {"color_scheme": "dark", "viewport": {"width": 380, "height": 760}}),
+)
+
+
+def act(shm: SharedMemory, stop: threading.Event) -> None:
+    """Write the tank's records and a log until it is time to stop."""
+    with DataDict("HDL_TANK", shm) as dd, TSLog("tank/fast", ["Qf"], nreaders=2, bucket_size=256, shm=shm) as log:
+        measures, valve = dd.set_datas_to_write(["TANK__measures", "TANK__valve"])
+        valve.set(True, 21.5)
+        quick, slow = log.reader(0), log.reader(1)
+        count = 0
+        while not stop.wait(0.1):
+            count += 1
+            pump = count // 90 % 2 == 0
+            level = 1.45 + 0.51 * math.sin(count / 70)
+            measures.set(level, 12 + 3 * pump + math.sin(count * 1.7) / 4, pump, "filling" if pump else "holding")
+            dd.flush()
+            log.store(int(time.time() * 1000), level)
+            log.commit()
+            while quick.next():
+                pass
+            quick.commit()
+            if count % 3 == 0:
+                slow.next()
+                slow.commit()
+
+
+def take(shm: SharedMemory, names: Sequence[str], seconds: float) -> None:
+    """Wait until there is a history, and take all pictures."""
+    shm.init(TANK)
+    stop = threading.Event()
+    writer = threading.Thread(target=act, args=(shm, stop))
+    writer.start()
+    try:
+        with Page(shm, port=0) as page, browser.chromium() as chromium:
+            time.sleep(seconds)
+            for name, path, options in SHOTS:
+                shape = {"viewport": {"width": 1280, "height": 800}, **options}
+                with browser.window(chromium, device_scale_factor=1.5, **shape) as window:
+                    window.goto(page.url + path)
+                    window.locator("#link[data-state=live]").wait_for()
+                    window.evaluate("document.querySelector('.where').textContent = 'unix:///run/robot/redis.sock'")
+                    window.wait_for_timeout(2500)
+                    window.screenshot(path=FOLDER / f"{name}.png")
+    finally:
+        stop.set()
+        writer.join()
+
+
+def main() -> None:
+    """Take the pictures, or say what is missing."""
+    if reason := browser.missing():
+        raise SystemExit(reason)
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as logs:
+        demo.run(take, print, seconds=float(sys.argv[1]) if len(sys.argv) > 1 else HISTORY, logs=logs)
+    for path in sorted(FOLDER.glob("*.png")):
+        print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB")
+
+
+if __name__ == "__main__":
+    main()
