@@ -13,8 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "rig")]  # this checkout's, installed or not
 
 import browser  # noqa: E402
-from shareddata import DataDict, SharedMemory, TSLog, demo  # noqa: E402
+from shareddata import DataDict, SharedMemory, TSLog, demo, plot  # noqa: E402
 from shareddata.page import Page  # noqa: E402
+from shareddata.rowsources import HistorySource  # noqa: E402
 
 FOLDER = ROOT / "docs" / "pictures"
 HISTORY = 75.0  # seconds of the demonstration before the pictures are taken
@@ -33,6 +34,19 @@ TANK = {
     "TANK__valve": {
         **{"doc": "The valve below the tank. Its handler has stopped.", "max_age": 10.0},
         "fields": [["ts", 0.0], ["sender", ""], ["open", False], ["temperature", 0.0, {"unit": "degC"}]],
+    },
+}
+OVEN = {
+    "LAB__oven": {
+        **{"doc": "The oven.", "history": 1000},
+        "fields": [
+            ["ts", 0.0],
+            ["sender", ""],
+            ["temperature", 0.0, {"unit": "K", "max": 470}],
+            ["set_point", 0.0, {"unit": "K"}],
+            ["power", 0.0, {"unit": "W"}],
+            ["on", False],
+        ],
     },
 }
 SHOTS: Sequence[tuple[str, str, dict[str, Any]]] = (
@@ -69,6 +83,18 @@ def act(shm: SharedMemory, stop: threading.Event) -> None:
                 slow.commit()
 
 
+def draw(shm: SharedMemory) -> None:
+    """Draw the oven of the page about `shareddata plot`."""
+    shm.init(OVEN)
+    with DataDict("OVEN", shm) as dd:
+        (oven,) = dd.set_datas_to_write(["LAB__oven"])
+        for i in range(500):
+            on = i % 100 < 50
+            oven.set(460 + 12 * math.sin(i / 16), 460, 800.0 * on, on, ts=1784540000.0 + i)
+            dd.flush()
+    plot.save(plot.read(HistorySource(shm, ["LAB__oven"])), FOLDER / "plot.png")
+
+
 def take(shm: SharedMemory, names: Sequence[str], seconds: float) -> None:
     """Wait until there is a history, and take all pictures."""
     shm.init(TANK)
@@ -89,6 +115,7 @@ def take(shm: SharedMemory, names: Sequence[str], seconds: float) -> None:
     finally:
         stop.set()
         writer.join()
+    draw(shm)
 
 
 def main() -> None:

@@ -465,6 +465,7 @@ COMMANDS: dict[str, Command] = {
             watch_,
             tail,
             lookcli.page_,
+            lookcli.plot_,
             logcli.record_,
             logcli.replay_,
             logcli.export_,

@@ -1,4 +1,4 @@
-"""The commands for looking: the page.
+"""The commands for looking: the page, plots.
 
 It knows what each command is for; it must not know keys, sockets or how anything is done. Invariants:
 
@@ -7,9 +7,12 @@ It knows what each command is for; it must not know keys, sockets or how anythin
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from shareddata.command import Where, command
+from shareddata import arguments, plot, rowsources
+from shareddata.command import UsageError, Where, command
+from shareddata.errors import SharedDataError
 
 _TOKEN = "SHAREDDATA_PAGE_TOKEN"
 
@@ -56,3 +59,76 @@ def page_(
             shown.run()
         except KeyboardInterrupt:
             pass  # the usual way to end it
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
+@command(
+    name=("Name of a record, or with --log of a log", "positional", None, str, None, "NAME"),
+    since=(
+        "Where to begin: a time ago like 10m or 2h, seconds since 1970, 2026-07-20T12:00; without it everything",
+        *("option", "s", str, None, "WHEN"),
+    ),
+    to=("Where to end, likewise", "option", "e", str, None, "WHEN"),
+    output=(f"The picture: {', '.join(plot.FORMATS)}", "option", "o", str, None, "FILE"),
+    log=("NAME is a log", "flag", "l"),
+    time=("Which value of a log's records is their time, and its unit: f0:ms", "option", "c", str, None, "VALUE:UNIT"),
+    recording=("Draw what is in this recording, a folder or a CSV file", "option", "g", str, None, "FOLDER"),
+    fields=("Fields; all numbers if none is given", "positional", None, str, None, "FIELD"),
+)
+def plot_(
+    where: Where,
+    name: str,
+    since: str | None = None,
+    to: str | None = None,
+    output: str | None = None,
+    log: bool = False,
+    time: str | None = None,
+    recording: str | None = None,
+    *fields: str,
+) -> int:
+    """Draw numbers over time: of a record's history, a log, a recording or a CSV log.
+
+    What has the same unit shares a plot; dashed lines are limits. With --output the picture is written there, and what
+    was there is replaced. Without it a window opens, where there is a display; else a new file is written, and its name
+    printed. Times are UTC.
+
+    Examples:
+      shareddata plot BATTERY__measures voltage current
+      shareddata plot GPS__motion --since 10m -o motion.svg
+      shareddata plot --recording /var/log/run7 BATTERY__measures -o run7.pdf
+      shareddata plot --log engine --time f0:ms f1
+    """
+    if log and recording:
+        raise UsageError("give one of --log and --recording")
+    if time and not log:
+        raise UsageError("--time is for logs: records have their own")
+    if output:
+        plot.check(Path(output))  # before anything is waited for
+    begin, end = arguments.ago(since, "--since"), arguments.ago(to, "--to")
+    if recording:
+        return _plot(rowsources.RecordingSource([recording], [name], begin, end), fields, output)
+    with where.open(arguments.SOON) as shm:
+        if log:
+            return _plot(rowsources.LogSource(shm, name, time, begin, end), fields, output)
+        return _plot(rowsources.HistorySource(shm, [name], begin, end), fields, output)
+
+
+def _plot(source: rowsources.Source, fields: Sequence[str], output: str | None) -> int:
+    drawing = plot.read(source, fields)
+    if not drawing.read:
+        raise SharedDataError(f"{drawing.name}: there is nothing to draw in that time")
+    if output or not plot.has_display() or not plot.show(drawing):
+        path = plot.save(drawing, output or plot.free_name(drawing.name, Path()))
+        span = f"{_place(drawing, drawing.first)} to {_place(drawing, drawing.last)}"
+        print(f"{path}: {arguments.count(drawing.read, 'row')}, {span}")
+    if source.missed:
+        print(f"{source.missed} rows were not there any more: trimmed, or lost", file=sys.stderr)
+    if source.damaged:
+        print(f"{source.damaged} rows were left out: they cannot be read: {source.damage}", file=sys.stderr)
+    return int(source.damaged > 0)
+
+
+def _place(drawing: plot.Drawing, number: float) -> str:
+    return arguments.when(number) if drawing.timed else f"{number:.0f}"

@@ -25,6 +25,7 @@ from shareddata.logs import State
 from shareddata.memory import SharedMemory
 from shareddata.stream import Histories, Place
 from shareddata.table import View
+from shareddata.thinned import Thinned
 from shareddata.watch import Watch
 from shareddata.wire import Layout
 
@@ -350,12 +351,12 @@ def past(shm: SharedMemory, name: str, since: float | str, until: str) -> dict[s
 
     Redis: MULTI, XRANGE, XINFO STREAM, EXEC for each page.
     """
-    layout, thinned = shm.layout(name), pageview.Thinned(MOST_POINTS)
+    layout, kept = shm.layout(name), Thinned(MOST_POINTS)
     with Histories(shm, NAME) as histories:
         for entry in histories.entries(name, since, until):
             for row in _rows(layout, [entry]):
-                thinned.add(row)
-    return {"columns": pageview.columns(layout.record, thinned.rows()), "stretch": thinned.stretch}
+                kept.add(row)
+    return {"columns": pageview.columns(layout.record, kept.rows()), "stretch": kept.stretch}
 
 
 def _rows(layout: Layout, entries: Iterable[Sequence[Any]]) -> list[Sequence[float | None]]:

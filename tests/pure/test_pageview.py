@@ -1,4 +1,4 @@
-"""What a page's scripts are given: states, points, thinned points, events."""
+"""What a page's scripts are given: states, points, events."""
 
 import json
 import math
@@ -52,35 +52,6 @@ def test_points_hold_what_can_be_drawn() -> None:
     columns = pageview.columns(RECORD, [[1.0, 2.0, 3.0, 0.0], [2.0, None, 4.0, 1.0]])
     assert columns == {"ts": [1.0, 2.0], "level": [2.0, None], "count": [3.0, 4.0], "open": [0.0, 1.0]}
     assert pageview.columns(RECORD, []) == {"ts": [], "level": [], "count": [], "open": []}
-
-
-values = st.one_of(st.none(), st.floats(-1e6, 1e6))
-
-
-@given(st.lists(values, max_size=300), st.integers(4, 40))
-def test_thinned_points_keep_order_and_extremes(column: list[float | None], most: int) -> None:
-    thinned = pageview.Thinned(most)
-    for ts, value in enumerate(column):
-        thinned.add([float(ts), value])
-        assert len(thinned.rows()) <= most + 2
-    rows = thinned.rows()
-    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
-    known = [value for value in column if value is not None]
-    kept = [row[1] for row in rows if row[1] is not None]
-    assert (min(kept, default=None), max(kept, default=None)) == (min(known, default=None), max(known, default=None))
-    if len(column) < most // 4 * 4:
-        assert rows == [[float(ts), value] for ts, value in enumerate(column)] and thinned.stretch == 1
-
-
-@given(st.lists(values, min_size=400, max_size=400))
-def test_each_pair_stands_for_a_stretch(column: list[float | None]) -> None:
-    thinned = pageview.Thinned(50)
-    for ts, value in enumerate(column):
-        thinned.add([float(ts), value])
-    rows, stretch = thinned.rows(), thinned.stretch
-    for i in range(0, len(column) // stretch * 2, 2):
-        part = [v for v in column[i // 2 * stretch : (i // 2 + 1) * stretch] if v is not None]
-        assert (rows[i][1], rows[i + 1][1]) == (min(part, default=None), max(part, default=None))
 
 
 def test_same_is_told_cheaply() -> None:
