@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "rig")]  # this checkout's, installed or not
 
 import browser  # noqa: E402
-from shareddata import DataDict, SharedMemory, TSLog, demo, plot  # noqa: E402
+from shareddata import DataDict, SharedMemory, TSLog, demo, interface, plot, uses  # noqa: E402
 from shareddata.page import Page  # noqa: E402
 from shareddata.rowsources import HistorySource  # noqa: E402
 
@@ -83,6 +83,31 @@ def act(shm: SharedMemory, stop: threading.Event) -> None:
                 slow.commit()
 
 
+def pilot(shm: SharedMemory, stop: threading.Event) -> None:
+    """Read and write as programs do that an interface document tells of."""
+    with DataDict("PILOT", shm) as one, DataDict("LOGGER", shm) as other:
+        one.set_datas_to_read(["GPS__position", "GPS__motion", "BATTERY__measures"])
+        other.set_datas_to_read(["GPS__position", "GPS__fix", "BATTERY__measures", "BATTERY__alarms"])
+        (set_points,) = one.set_datas_to_write(["PROP__consignes"])
+        while not stop.wait(0.2):
+            one.read(fresh=True)
+            other.read(fresh=True)
+            set_points.set(0.4, 0.4)
+            one.flush()
+
+
+def document(shm: SharedMemory, chromium: Any, folder: Path) -> None:
+    """Take the picture of an interface document."""
+    wanted = ("BATTERY", "GPS", "PROP")
+    records = {name: shm.describe(name) for name in shm.names() if name.startswith(wanted)}
+    path = folder / "interface.html"
+    path.write_text(interface.document(records, ".html", "USV 1: interface", uses.look(shm, 2.0)), encoding="utf-8")
+    shape = {"viewport": {"width": 1180, "height": 1180}}
+    with browser.window(chromium, **shape) as window:
+        window.goto(path.as_uri())
+        window.screenshot(path=FOLDER / "interface.png")
+
+
 def draw(shm: SharedMemory) -> None:
     """Draw the oven of the page about `shareddata plot`."""
     shm.init(OVEN)
@@ -99,11 +124,13 @@ def take(shm: SharedMemory, names: Sequence[str], seconds: float) -> None:
     """Wait until there is a history, and take all pictures."""
     shm.init(TANK)
     stop = threading.Event()
-    writer = threading.Thread(target=act, args=(shm, stop))
-    writer.start()
+    writers = [threading.Thread(target=work, args=(shm, stop)) for work in (act, pilot)]
+    for each in writers:
+        each.start()
     try:
-        with Page(shm, port=0) as page, browser.chromium() as chromium:
+        with Page(shm, port=0) as page, browser.chromium() as chromium, tempfile.TemporaryDirectory() as folder:
             time.sleep(seconds)
+            document(shm, chromium, Path(folder))
             for name, path, options in SHOTS:
                 shape = {"viewport": {"width": 1280, "height": 800}, **options}
                 with browser.window(chromium, device_scale_factor=1.5, **shape) as window:
@@ -114,7 +141,8 @@ def take(shm: SharedMemory, names: Sequence[str], seconds: float) -> None:
                     window.screenshot(path=FOLDER / f"{name}.png")
     finally:
         stop.set()
-        writer.join()
+        for each in writers:
+            each.join()
     draw(shm)
 
 

@@ -466,6 +466,8 @@ COMMANDS: dict[str, Command] = {
             tail,
             lookcli.page_,
             lookcli.plot_,
+            lookcli.docs_,
+            lookcli.stubs_,
             logcli.record_,
             logcli.replay_,
             logcli.export_,

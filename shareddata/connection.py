@@ -168,18 +168,15 @@ class Connection:
             except BaseException:
                 self.close()
                 raise
-            time.sleep(pause)
+            self._pause(pause)
             pause, tries = min(2 * pause, _RETRY_LONGEST), tries + 1
 
     def _open_once(self, timeout: float) -> None:
-        sock = self.address.open(timeout, self._name)
+        sock = self._dial(timeout)
         self._sock = sock
         self._close_socket = weakref.finalize(self, sock.close)  # also of a connection that is forgotten
         self._reader = hiredis.Reader()
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        pending = getattr(sock, "pending", None)
-        self._ready = poll.poll if pending is None else lambda ms: [None] if pending() else poll.poll(ms)
+        self._ready = self._watch(sock)
         self._clock_offset = None
         self.messages.clear()
         harmless, self._harmless, self._opening = self._harmless, True, True
@@ -198,6 +195,23 @@ class Connection:
         if self._away:
             self._away = False
             log.warning("%s: the server is back", self.address.shown)
+
+    # What takes time but is no answer; `aio` has its own of these three, and of nothing else.
+
+    def _dial(self, timeout: float) -> socket.socket:
+        """Return a new socket, connected and authenticated."""
+        return self.address.open(timeout, self._name)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait before the next try."""
+        time.sleep(seconds)
+
+    def _watch(self, sock: socket.socket) -> Callable[[int], list[Any]]:
+        """Return what waits so many milliseconds for something to read, and returns nothing when nothing came."""
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        pending = getattr(sock, "pending", None)
+        return poll.poll if pending is None else lambda ms: [None] if pending() else poll.poll(ms)
 
     def track(self, *how: str) -> None:
         """Ask to be told when what this connection reads is changed, or, when it is listening, the epoch only.

@@ -1,4 +1,4 @@
-"""The commands for looking: the page, plots.
+"""The commands for looking: the page, plots, documents and names made of descriptions.
 
 It knows what each command is for; it must not know keys, sockets or how anything is done. Invariants:
 
@@ -10,9 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from shareddata import arguments, plot, rowsources
+from shareddata import arguments, descfile, interface, plot, rowsources, stubs, uses
+from shareddata.columns import Draft
 from shareddata.command import UsageError, Where, command
+from shareddata.datadesc import Record
 from shareddata.errors import SharedDataError
+from shareddata.memory import SharedMemory
 
 _TOKEN = "SHAREDDATA_PAGE_TOKEN"
 
@@ -132,3 +135,83 @@ def _plot(source: rowsources.Source, fields: Sequence[str], output: str | None) 
 
 def _place(drawing: plot.Drawing, number: float) -> str:
     return arguments.when(number) if drawing.timed else f"{number:.0f}"
+
+
+# -- documents and names of the description ---------------------------------------------------------------------------
+
+
+@command(
+    output=("Where to write: .html or .md; without it Markdown is printed", "option", "o", str, None, "FILE"),
+    title=("What stands above it", "option", "t", str, None, "TITLE"),
+    live=("Look for so many seconds at who reads and writes on the server", "option", "l", float, None, "SECONDS"),
+    files=("Data descriptions; without any, those on the server", "positional", None, str, None, "FILE"),
+)
+def docs_(
+    where: Where, output: str | None = None, title: str = "Interface", live: float | None = None, *files: str
+) -> None:
+    """Make the interface document of the descriptions: each record, its fields, units, limits, and who writes it.
+
+    With --live the server is asked for some seconds who reads and who writes each record: its slow log is set to hold
+    every command for that time, and is empty afterwards.
+
+    Examples:
+      shareddata docs datadesc/*.json -o interface.html
+      shareddata docs --live 5 -o interface.md
+    """
+    template = Path(output).suffix.lower() if output else ".md"
+    if template not in interface.FORMATS:
+        raise UsageError(f"-o {output}: end the document's name with .html or .md")
+    seen = None
+    if files and live is None:
+        records = descfile.load(*files)
+    else:
+        with where.open(arguments.SOON) as shm:
+            records = descfile.load(*files) if files else _described(shm)
+            seen = uses.look(shm, live) if live is not None else None
+    _write(interface.document(records, template, title, seen), output, len(records))
+
+
+@command(
+    output=("Where to write: .py or .h; without it Python is printed", "option", "o", str, None, "FILE"),
+    files=("Data descriptions; without any, those on the server", "positional", None, str, None, "FILE"),
+)
+def stubs_(where: Where, output: str | None = None, *files: str) -> None:
+    """Make typed names of the descriptions: a Python class a record, or a C header with fields and units.
+
+    With the Python module an editor completes `trame.voltage`, and mypy finds a wrong field. The keys in a C header are
+    those of the namespace that -n names.
+
+    Examples:
+      shareddata stubs datadesc/*.json -o records.py
+      shareddata stubs -n usv1 datadesc/*.json -o records.h
+    """
+    language = Path(output).suffix.lower() if output else ".py"
+    if language not in (".py", ".h"):
+        raise UsageError(f"-o {output}: end the file's name with .py or .h")
+    if files:
+        records = descfile.load(*files)
+    else:
+        with where.open(arguments.SOON) as shm:
+            records = _described(shm)
+    _write(stubs.text_of(records, language, where.namespace), output, len(records))
+
+
+def _described(shm: SharedMemory) -> dict[str, Record]:
+    names = shm.names()
+    if not names:
+        raise SharedDataError(f"{shm.url}: no record is described there: shareddata init FILE..., or name the files")
+    return {name: shm.describe(name) for name in names}
+
+
+def _write(text: str, output: str | None, records: int) -> None:
+    if output is None:
+        print(text, end="")
+        return
+    draft = Draft(Path(output))
+    try:
+        draft.draft.write_text(text, encoding="utf-8")
+        draft.publish()
+    except BaseException:
+        draft.remove()
+        raise
+    print(f"{output}: {arguments.count(records, 'record')}")

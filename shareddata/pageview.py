@@ -39,7 +39,7 @@ def fields(record: Record) -> list[Shown]:
     return [
         Shown(
             *(f.name, "" if f.unit == "1" else table.clean(f.unit), table.clean(f.doc), _type_text(f)),
-            *(limits(f), is_drawn(f), f.min, f.max),
+            *(table.range_text(f), is_drawn(f), f.min, f.max),
         )
         for f in record.fields[2:]
     ]
@@ -49,19 +49,6 @@ def _type_text(field: Field) -> str:
     if field.dtype:
         return f"array {field.dtype} {'x'.join(map(str, field.shape))}"
     return "JSON value" if field.type == "any" else field.type
-
-
-def limits(field: Field) -> str:
-    """Return a field's limits in words, "" for none.
-
-    >>> limits(Field("level", "float", 0.0, min=0, max=1.9))
-    '0 to 1.9'
-    """
-    if field.min is not None and field.max is not None:
-        return f"{field.min:g} to {field.max:g}"
-    if field.min is not None:
-        return f"at least {field.min:g}"
-    return f"at most {field.max:g}" if field.max is not None else ""
 
 
 def is_drawn(field: Field) -> bool:
