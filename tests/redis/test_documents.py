@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from servers import OwnServer, plain_client
-from shareddata import DataDict, ServerRefused, SharedMemory, cli, stubs, uses
+from shareddata import DataDict, ServerRefused, SharedMemory, TSLog, cli, stubs, uses
 
 HEAD = [["ts", 0.0], ["sender", ""]]
 TANK: dict[str, Any] = {
@@ -82,6 +82,19 @@ def test_server_that_does_not_allow_it(own_server: Callable[..., OwnServer]) -> 
     server = own_server(aclfile="user default on nopass ~* &* +@all -config\n")
     with SharedMemory(url=server.url) as shm, pytest.raises(ServerRefused, match="NOPERM"):
         uses.look(shm, 0.1)
+
+
+def test_log_and_moment_show_themselves_in_notebooks(shm: SharedMemory) -> None:
+    shm.init(TANK)
+    with TSLog("tank/fast", ["Qf"], shm=shm) as log:
+        log.store(1, 2.0)
+        shown = log._repr_html_()
+    assert "<td>Qf</td>" in shown and "<td>last number</td><td>1</td>" in shown
+    with DataDict("HDL_TANK", shm) as dd:
+        (data,) = dd.set_datas_to_write(["TANK__measures"])
+        data.set(1.25, True)
+        dd.flush()
+    assert "<td>HDL_TANK</td><td>level=1.25  open=True</td>" in shm.at(time.time() + 1)._repr_html_()
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
