@@ -109,3 +109,30 @@ def progress(text: Callable[[], str]) -> Iterator[Callable[[object], None]]:
     finally:
         if shows:
             print(file=sys.stderr)
+
+
+class Live:
+    """Lines for a user: those that stay, and one that is written over.
+
+    A terminal shows each line that is written over, anything else one a second.
+    """
+
+    def __init__(self) -> None:
+        self._over = sys.stdout.isatty()
+        self._open = False
+        self._shown = 0.0
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        print("\n" * self._open + text, flush=True)
+        self._open = False
+
+    def show(self, text: str) -> None:
+        """Print a line that the next one may replace."""
+        if self._over:
+            width = shutil.get_terminal_size().columns
+            print("\r" + table.clip(text, width - 1) + "\033[K", end="", flush=True)
+            self._open = True
+        elif time.monotonic() - self._shown >= 1:
+            print(text, flush=True)
+            self._shown = time.monotonic()

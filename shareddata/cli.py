@@ -20,7 +20,20 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from shareddata import arguments, demo, descfile, logcli, lookcli, scaffold, server, table, watch
+from shareddata import (
+    archivecli,
+    arguments,
+    arraydemo,
+    demo,
+    descfile,
+    logcli,
+    lookcli,
+    scaffold,
+    sensorcli,
+    server,
+    table,
+    watch,
+)
 from shareddata.codec import decoder
 from shareddata.command import Command, UsageError, Where, command
 from shareddata.datadesc import Field, Record
@@ -428,20 +441,28 @@ def new(name: str, folder: str = ".") -> None:
 
 @command(
     talks=False,
-    seconds=("How long the live records are shown", "option", "s", float, None, "8"),
-    logs=("Folder for the logs; default: a new one in the temporary folder", "option", "l", str, None, "FOLDER"),
+    what=("What is shown: devices, or arrays", "positional", None, str, ["devices", "arrays"]),
+    seconds=("How long the live records, or frames, are shown", "option", "s", float, None, "8"),
+    logs=("Folder for what remains; default: a new one in the temporary folder", "option", "l", str, None, "FOLDER"),
 )
-def demo_(seconds: float = 8.0, logs: str | None = None) -> None:
+def demo_(what: str = "devices", seconds: float = 8.0, logs: str | None = None) -> None:
     """Show live data from recorded devices: a private server, handlers, and a table of their records.
 
     A battery monitor and a GPS receiver are played from recordings into serial lines at their speed, and this machine
-    is measured. It ends by itself or with Ctrl-C, and leaves nothing running; the logs stay.
+    is measured. `demo arrays` shows a camera instead: its frames are followed, looked at, recorded and archived. It
+    ends by itself or with Ctrl-C, and leaves nothing running; the logs and files stay.
 
     Examples:
       shareddata demo
       shareddata demo --seconds 60
+      shareddata demo arrays
     """
-    folder = demo.run(_show, lambda text: print(text, flush=True), seconds=seconds, logs=logs)
+    if what == "arrays":
+        live = arguments.Live()
+        folder = arraydemo.run(live.say, live.show, seconds=seconds, folder=logs)
+        print(f"Done; nothing of it runs any more. All of it is in {folder}")
+        return
+    folder = demo.run(_show, arguments.Live().say, seconds=seconds, logs=logs)
     print(f"Done; nothing of it runs any more. The CSV logs are in {folder}")
     print("Try next:  shareddata new tank   (your own device)   or   shareddata serve   (a server that stays)")
 
@@ -473,6 +494,8 @@ COMMANDS: dict[str, Command] = {
             logcli.export_,
             logcli.log,
             logcli.forward_,
+            sensorcli.sensor,
+            archivecli.archive_,
         ),
         *(serve, new, demo_),
     )

@@ -23,6 +23,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+Buffer = bytes | bytearray | memoryview
+"""Bytes, wherever they are."""
+
 Encoder = Callable[[Any], bytes]
 Decoder = Callable[[bytes], Any]
 

@@ -140,6 +140,15 @@ def json_text(value: Any) -> str:
     return encode_any(value).decode()
 
 
+def listed(value: Any) -> Any:
+    """Return a value with its arrays as lists, for JSON."""
+    if isinstance(value, dict):
+        return {key: listed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [listed(item) for item in value]
+    return value.tolist() if type(value).__module__ == "numpy" and hasattr(value, "tolist") else value
+
+
 def base64_text(value: bytes) -> str:
     """Return bytes as text."""
     return base64.b64encode(value).decode()

@@ -28,6 +28,7 @@ from typing import Any
 import hiredis
 
 from shareddata.address import Address, refusal
+from shareddata.codec import Buffer
 from shareddata.errors import ServerError, ServerSetupError, ServerTimeout, ServerUnreachable
 from shareddata.wire import pack, queued
 
@@ -37,8 +38,13 @@ Take = Callable[[bytes | bytearray], bytes | bytearray | None]
 """What takes something out of an answer before it is parsed: it is given all that came of it so far, and returns what
 is to be parsed instead, or None when more has to come. It may only wait for what the server is sure to send."""
 
+Request = bytes | Sequence[Buffer]
+"""What is sent: in one piece, or, where that would copy large values, in several."""
+
 HEARD_WITHIN = 1.0
 """Seconds for which an answer from memory is given after the server was last heard."""
+
+_PIECES = 512  # sent by one call; the system's limit is 1024
 
 _RETRY_FIRST, _RETRY_LONGEST = 0.01, 0.2  # seconds between tries to connect
 
@@ -72,6 +78,19 @@ def _set_timeout(sock: socket.socket, seconds: float) -> None:
         return
     sock.settimeout(None)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(seconds % 1 * 1e6)))
+
+
+def _send_pieces(sock: socket.socket, pieces: Sequence[Buffer]) -> None:
+    """Send a request that is in several pieces; they are not copied, but where TLS has to."""
+    if isinstance(sock, ssl.SSLSocket):
+        return sock.sendall(b"".join(pieces))
+    rest = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
+    while rest:
+        sent = sock.sendmsg(rest[:_PIECES])
+        while rest and sent >= len(rest[0]):
+            sent -= len(rest.pop(0))
+        if sent:
+            rest[0] = rest[0][sent:]
 
 
 class Connection:
@@ -360,12 +379,12 @@ class Connection:
         self._leftover()
 
     def transact(
-        self, request: bytes, subjects: Sequence[Any], guard: bytes = b"", take: Take | None = None
+        self, request: Request, subjects: Sequence[Any], guard: bytes = b"", take: Take | None = None
     ) -> list[Any]:
         """Send a MULTI/EXEC and return what its commands answered. This is the data path: call `settle` before it.
 
         Args:
-            request: from `wire.transaction`.
+            request: from `wire.transaction`, or `wire.pieces`.
             subjects: for each command what it is about, for messages.
             guard: WATCH and GET of a key, sent behind: when somebody changes it, the next `transact` is void.
             take: is offered EXEC's answer as it comes, from its first byte on; also each time it is asked again.
@@ -383,7 +402,9 @@ class Connection:
         try:
             if guard and self._sock is None:
                 self._fail(ServerUnreachable(f"{self.address.shown}: the connection is closed: nothing was written"))
-            self._send(request + guard, again=not guard)
+            if guard:
+                request = request + guard if isinstance(request, bytes) else [*request, guard]
+            self._send(request, again=not guard)
             data = self._receive()
             expected = queued(len(subjects))
             if data.startswith(expected):
@@ -489,7 +510,7 @@ class Connection:
 
     # -- bytes ----------------------------------------------------------------------------------------------------
 
-    def _send(self, request: bytes, again: bool = True) -> None:
+    def _send(self, request: Request, again: bool = True) -> None:
         """Send all of a request.
 
         What could not be sent whole ends without its last bytes and was not carried out: it is sent again, once.
@@ -501,7 +522,10 @@ class Connection:
         if self._sock is None:
             self.open()
         try:
-            self._sock.sendall(request)  # type: ignore[union-attr]
+            if isinstance(request, bytes):
+                self._sock.sendall(request)  # type: ignore[union-attr]
+            else:
+                _send_pieces(self._sock, request)  # type: ignore[arg-type]
         except _SILENT:
             self._fail(ServerTimeout(f"{self.address.shown}: it takes no more data: nothing was written"))
         except OSError as broken:
@@ -512,7 +536,7 @@ class Connection:
             self.close()
             self.open()
             try:
-                self._sock.sendall(request)  # type: ignore[union-attr]
+                self._sock.sendall(request if isinstance(request, bytes) else b"".join(request))  # type: ignore[union-attr]
             except OSError as error:
                 self._fail(
                     ServerUnreachable(f"{self.address.shown}: the connection broke ({error}): nothing was written")

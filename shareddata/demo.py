@@ -1,19 +1,14 @@
 """A demonstration: a private server, handlers on recorded devices, live records; nothing of it stays running.
 
-It knows which handlers and recordings there are, and how programs are started and ended together; it must not know how
-records are shown. Invariants:
+It knows which handlers and recordings there are; it must not know how records are shown. Invariants:
 
-1. However the demonstration ends, also by SIGKILL, its programs end: a guard waits for the end of a pipe that only this
-   program holds open, and then ends their process group. The server does the same for itself.
+1. However the demonstration ends, also by SIGKILL, its programs and its server end with it.
 2. It counts as done only if data of each handler were seen in the shared memory while all of them ran.
 3. What remains are the logs: a CSV file for each record and the messages of each program.
 """
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,32 +16,21 @@ from contextlib import ExitStack
 from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from shareddata import server
 from shareddata.datadict import DataDict
 from shareddata.errors import SharedDataError
 from shareddata.memory import SharedMemory
+from shareddata.troupe import Troupe
 
 Show = Callable[[SharedMemory, Sequence[str], float], None]
 """Shows the records of these names for so many seconds."""
 
 _FIRST_DATA = 15.0  # seconds within which each handler must have written
 _NEXT_DATA = 5.0  # seconds within which each handler must have written again
-_GRACE = 2.0  # seconds that programs have to end by themselves
 _FLAG = "DEMO_INIT"
 _SHOWN = ("BATTERY__measures", "GPS__position", "GPS__motion", "GPS__fix", "HOST__load", "HOST__memory")
-
-# Ends its process group when its standard input ends; a member that hangs is killed.
-_GUARD = """
-import os, signal, sys, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-sys.stdin.buffer.read()
-os.killpg(0, signal.SIGTERM)
-time.sleep(1)
-os.killpg(0, signal.SIGKILL)
-"""
-
 
 class Device(NamedTuple):
     """A device that is demonstrated: its handler, and the record that shows that it works."""
@@ -62,88 +46,6 @@ DEVICES = (
     Device("hdl_gps", "GPS__position", "gpsd/nmea-rtk.log", 4800),
     Device("hdl_host", "HOST__load"),
 )
-
-
-class Troupe:
-    """Programs that end together: with this block, or with this program, however it ends. A context manager.
-
-    Args:
-        folder: where each program's messages go, `NAME.log`.
-        environ: their environment.
-    """
-
-    def __init__(self, folder: Path, environ: dict[str, str]) -> None:
-        self._folder = folder
-        self._environ = environ
-        self._programs: dict[str, subprocess.Popen[bytes]] = {}
-
-    def __enter__(self) -> Self:
-        guard = [sys.executable, "-I", "-S", "-c", _GUARD]
-        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, process_group=0)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Ask all to end, wait, and end what is left."""
-        group = self._guard.pid
-        os.killpg(group, signal.SIGTERM)  # the guard itself does not mind
-        deadline = time.monotonic() + _GRACE
-        for program in self._programs.values():
-            try:
-                program.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                break
-        os.killpg(group, signal.SIGKILL)
-        for program in (*self._programs.values(), self._guard):
-            program.wait()
-        for pipe in (self._guard.stdin, *(program.stdout for program in self._programs.values())):
-            if pipe is not None:
-                pipe.close()
-
-    def start(self, name: str, *arguments: str, answers: bool = False) -> None:
-        """Start a module of the package as a program.
-
-        Args:
-            name: the program's name, for its log.
-            arguments: of `python -m`.
-            answers: whether its output is read with `answer`, instead of going to the log.
-        """
-        with (self._folder / f"{name}.log").open("ab") as log:
-            self._programs[name] = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if answers else log,
-                stderr=log,
-                env=self._environ,
-                process_group=self._guard.pid,
-            )
-
-    def answer(self, name: str) -> str:
-        """Wait for the first line that a program prints, and return it.
-
-        Raises:
-            SharedDataError: it ended without printing one.
-        """
-        program = self._programs[name]
-        line = program.stdout.readline() if program.stdout else b""
-        if not line:
-            program.wait()
-            self.check()
-        return line.decode().strip()
-
-    def check(self) -> None:
-        """Check that all programs run.
-
-        Raises:
-            SharedDataError: one has ended; with its last messages.
-        """
-        for name, program in self._programs.items():
-            if program.poll() is not None:
-                raise SharedDataError(f"{name} ended with code {program.returncode}: {self.last_messages(name)}")
-
-    def last_messages(self, name: str) -> str:
-        """Return the end of a program's log."""
-        lines = (self._folder / f"{name}.log").read_text(errors="replace").splitlines()
-        return " | ".join(lines[-4:]) or "it said nothing"
 
 
 def devices() -> list[Device]:
@@ -175,7 +77,7 @@ def run(show: Show, say: Callable[[str], None], *, seconds: float = 8.0, logs: s
     with ExitStack() as stack:
         data = stack.enter_context(tempfile.TemporaryDirectory(prefix="shareddata-"))
         running = stack.enter_context(server.Server(data))
-        troupe = stack.enter_context(Troupe(folder, environ))
+        troupe = stack.enter_context(Troupe(folder, environ, [data]))
         shm = stack.enter_context(SharedMemory(url=running.url))
         shm.init(*descriptions(), flag=_FLAG)
         say(f"A private server runs at {running.url}, with {len(shm.names())} records.")

@@ -9,15 +9,18 @@ The tree, each with the built-in that it also is:
       NotInitialized (TimeoutError)     the ready flag did not come
       DecodeError (ValueError)          what is in Redis does not fit the description
       LogFormatError (ValueError)       a log of another shape
-      WriterConflict                    a second writer stored into the log
+      WriterConflict                    a second writer stored into the log, or the frame file
       FrameError (LookupError)          this frame cannot be had
         NotYetWritten                         not yet: ask again
         NoMoreFrames                          no more: the file was finished without it
         NoSuchFrame                           never: beyond the greatest shape, or trimmed away
+      SensorNotInitializedError (FileNotFoundError)   no such sensor, or no such value of it
+      TemplateError (ValueError)        a file name cannot be made, or leaves its root
       ServerError
         ServerUnreachable (ConnectionError)   not there: a retry is reasonable
         ServerTimeout (TimeoutError)          silent: the outcome is unknown
         ServerRefused                         it said no: rights, memory, read-only, wrong type
+          EventsFull                          too many events wait for an archiver; nothing was written
         ServerSetupError                      it answers, but is set up wrongly
 
 This module must not know any other. Invariants:
@@ -56,7 +59,7 @@ class LogFormatError(SharedDataError, ValueError):
 
 
 class WriterConflict(SharedDataError):
-    """Another program stores into the same log: this one can't any more."""
+    """Another program stores into the same log or frame file: this one can't any more."""
 
 
 class FrameError(SharedDataError, LookupError):
@@ -73,6 +76,14 @@ class NoMoreFrames(FrameError):
 
 class NoSuchFrame(FrameError):
     """Never: no dataset of this shape can hold it, or it was trimmed away."""
+
+
+class SensorNotInitializedError(SharedDataError, FileNotFoundError):
+    """No such sensor, or no such value of it: its writer has not written it yet, or it was removed."""
+
+
+class TemplateError(SharedDataError, ValueError):
+    """A file name cannot be made from an event's metadata, or would lead out of its root. Nothing was written."""
 
 
 class ServerError(SharedDataError):
@@ -97,6 +108,10 @@ class ServerTimeout(ServerError, TimeoutError):
 
 class ServerRefused(ServerError):
     """The server said no: rights, memory, read-only, a key of the wrong type."""
+
+
+class EventsFull(ServerRefused):
+    """Too many events wait for an archiver that has not taken them. Nothing was written."""
 
 
 class ServerSetupError(ServerError):

@@ -5,8 +5,8 @@ know what values mean or which commands carry them. Invariants:
 
 1. Each reference has a file of its own (a second one to the same bytes is a hard link): whoever takes a reference out
    of Redis unlinks exactly that file.
-2. A file is there before its reference is in Redis, and is unlinked only after its reference is out of Redis.
-3. Who has opened a file keeps it: unlinking does not touch a mapping.
+2. A file is there before its reference is in Redis, and loses its name only after its reference is out of Redis.
+3. A value is copied out of its file, and counts if the file then still has its name: what was read is whole.
 4. Files that were left behind, by killed programs or by writes of unknown outcome, are found by comparing with Redis:
    see `sweep`. Files of a living process are never swept by another one.
 
@@ -23,6 +23,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -30,10 +31,10 @@ from urllib.parse import quote, unquote
 
 from shareddata import tmpfs
 from shareddata.address import Address
+from shareddata.codec import Buffer
 from shareddata.connection import Connection
 from shareddata.errors import DecodeError, ServerError, ServerRefused, ServerSetupError, SharedDataError
 from shareddata.memory import SharedMemory
-from shareddata.tmpfs import Buffer
 
 log = logging.getLogger("shareddata")
 
@@ -46,9 +47,9 @@ _KEY_LONGEST = 240  # bytes of a folder's name; the system's limit is 255
 _PAGE = 100  # entries of a stream looked through at once
 _VOLATILE = ("/run/", "/var/run/")  # folders that the system removes while a server is stopped
 
-_flying: set[Path] = set()  # files of this process whose transactions are not over
-_uncertain: set[Path] = set()  # folders of keys in which this process left a transaction of unknown outcome
-_swept: set[Path] = set()
+_flying: set[str] = set()  # files of this process whose transactions are not over
+_uncertain: set[str] = set()  # folders of keys in which this process left a transaction of unknown outcome
+_swept: set[str] = set()  # folders of servers in which this process has begun to write
 
 
 def _forget_in_child() -> None:
@@ -63,6 +64,11 @@ class Gone(LookupError):
     """The file of a reference is not there: read the place in Redis again."""
 
 
+@lru_cache
+def _root(uid: int) -> str:
+    return str(tmpfs.root(uid))
+
+
 class _Reference(NamedTuple):
     host: str
     uid: int
@@ -72,8 +78,8 @@ class _Reference(NamedTuple):
     size: int
 
     @property
-    def path(self) -> Path:
-        return tmpfs.root(self.uid) / "large" / self.server / self.key / self.file
+    def path(self) -> str:
+        return f"{_root(self.uid)}/large/{self.server}/{self.key}/{self.file}"
 
 
 def is_reference(stored: Buffer) -> bool:
@@ -86,8 +92,8 @@ def size(stored: Buffer) -> int:
     return _parsed(stored).size if is_reference(stored) else len(stored)
 
 
-def read(stored: bytes) -> bytes | memoryview:
-    """Return a stored value: the bytes themselves, or a read-only view of its file, without a copy.
+def read(stored: bytes) -> bytes:
+    """Return a stored value: the bytes themselves, or what its file holds.
 
     Raises:
         Gone: its file is not there any more.
@@ -96,15 +102,13 @@ def read(stored: bytes) -> bytes | memoryview:
 
     Redis: none.
     """
-    if not stored.startswith(b"@"):
+    if not stored.startswith((_FILE, _DATA)):
         return stored
     if stored.startswith(_DATA):
         return stored[len(_DATA) :]
-    if not stored.startswith(_FILE):
-        return stored
     reference = _parsed(stored)
     try:
-        view = tmpfs.mapped(reference.path)
+        data = tmpfs.read(reference.path, reference.size)
     except FileNotFoundError:
         raise Gone(f"{reference.path} is not there any more") from None
     except PermissionError:
@@ -112,11 +116,11 @@ def read(stored: bytes) -> bytes | memoryview:
             f"the value is in {reference.path}, which only user {reference.uid} of {reference.host} may read: run the "
             "programs as one user, or let the writer use a redis:// address: values then go through the server"
         ) from None
-    if len(view) != reference.size:
+    if len(data) != reference.size:
         raise DecodeError(
-            f"{reference.path}: found {len(view)} bytes, expected {reference.size}: another program changed it"
+            f"{reference.path}: found {len(data)} bytes, expected {reference.size}: another program changed it"
         )
-    return view
+    return data
 
 
 def lost(stored: bytes, what: str) -> SharedDataError:
@@ -165,8 +169,8 @@ def forget(address: Address) -> None:
     place = folder(address)
     if place is not None:
         shutil.rmtree(place, ignore_errors=True)
-        tmpfs.unmark(place)
-        _swept.discard(place)
+        tmpfs.end_writing(str(place))
+        _swept.discard(str(place))
 
 
 class LargeValues:
@@ -183,26 +187,38 @@ class LargeValues:
 
     def __init__(self, shm: SharedMemory) -> None:
         self._shm = shm
-        self._folder = folder(shm.address)
-        self.by_reference = self._folder is not None
+        place = folder(shm.address)
+        self._folder = "" if place is None else str(place)
+        self._heads: dict[str, bytes] = {}
+        self.by_reference = place is not None
 
     def change(self) -> "Change":
         """Return the context of one transaction that puts values into Redis, or takes some out.
 
         Redis: at a process's first change, and after one of unknown outcome, as `sweep`.
         """
-        if self._folder is not None and self._folder not in _swept:
-            self._begin(self._folder)
-        if _uncertain:
+        if self._folder and self._folder not in _swept:
+            self._begin(Path(self._folder))
+        if self._folder and _uncertain:
             self._settle()
-        return Change(self._folder)
+        return Change(self)
+
+    def head(self, key: str) -> bytes:
+        """Return the beginning of the references that stand in a key; empty where its values go through the server."""
+        head = self._heads.get(key)
+        if head is None:
+            name = quote(key, safe="~")
+            words = (socket.gethostname(), os.getuid(), os.path.basename(self._folder), name, "")
+            head = _FILE + "/".join(map(str, words)).encode() if self._folder and len(name) <= _KEY_LONGEST else b""
+            self._heads[key] = head
+        return head
 
     def _begin(self, place: Path) -> None:
         """Make the folder, and remove what was left behind in it before this process was started."""
         tmpfs.make(f"large/{place.name}")
         (place / "server").write_text(f"{self._shm.address.socket_path}\n{self._shm.address.folder}\n")
-        tmpfs.mark(place)
-        _swept.add(place)
+        tmpfs.writer(self._folder)
+        _swept.add(self._folder)
         self.sweep()
         for sibling in place.parent.iterdir():
             if sibling != place and _is_deserted(sibling):
@@ -215,47 +231,44 @@ class LargeValues:
 
         Redis: PING, TYPE, HVALS or XRANGE for each key with such files; none if there are no such files.
         """
-        if self._folder is None or not self._folder.is_dir():
-            return 0
-        return self._unlink_unused((unquote(path.parent.name), path) for path in tmpfs.abandoned(self._folder))
+        return self._unlink_unused(tmpfs.abandoned(self._folder)) if os.path.isdir(self._folder) else 0
 
     def _settle(self) -> None:
         """Unlink what this process's changes of unknown outcome have left: their files, or those that they replaced."""
-        places = {place for place in _uncertain if place.parent == self._folder}
+        places = {place for place in _uncertain if os.path.dirname(place) == self._folder}
         try:
-            self._unlink_unused(_landed(places))
+            name = tmpfs.writer(self._folder).name
+            files = [path for place in places for path in tmpfs.listed(place, f"{name}.")]
+            self._unlink_unused(path for path in files if path not in _flying)
             self.sweep()
         except ServerError:
             return  # the change that follows tells
         _uncertain.difference_update(places)
 
-    def _unlink_unused(self, files: Iterable[tuple[str, Path]]) -> int:
+    def _unlink_unused(self, files: Iterable[str]) -> int:
         """Unlink those files that Redis does not refer to.
 
         What their dead writers, or our own broken connections, had sent was in the server's hands before the PING: it
         is carried out before the questions that follow its answer.
         """
-        by_key: dict[str, list[Path]] = {}
-        for key, path in files:
-            by_key.setdefault(key, []).append(path)
-        if not by_key:
+        by_folder: dict[str, list[str]] = {}
+        for path in files:
+            by_folder.setdefault(os.path.dirname(path), []).append(path)
+        if not by_folder:
             return 0
         count = 0
         connection = self._shm.connect("shareddata large values")
         try:
             connection.ask("PING")
-            for key, paths in by_key.items():
-                used = {_parsed(stored).path for stored in _references(connection, key)}
-                for path in paths:
-                    if path not in used:
-                        path.unlink(missing_ok=True)
-                        count += 1
+            for place, paths in by_folder.items():
+                used = {_parsed(stored).path for stored in _references(connection, unquote(os.path.basename(place)))}
+                unused = set(paths) - used
+                count += sum(map(tmpfs.unlink, unused))
+                tmpfs.remove_if_empty(place)
         except ServerRefused as error:
             log.warning("%s: large values that were left behind cannot be cleared away: %s", self._shm.url, error)
         finally:
             connection.close()
-        for parent in {path.parent for paths in by_key.values() for path in paths}:
-            _remove_if_empty(parent)
         return count
 
 
@@ -265,11 +278,12 @@ class Change:
     When it ends in an exception the new files stay until it is known whether the server applied the transaction.
     """
 
-    def __init__(self, place: Path | None) -> None:
-        self._folder = place
+    def __init__(self, values: LargeValues) -> None:
+        self._head = values.head
+        self._folder = values._folder
         self._keys: set[str] = set()
-        self._new: list[Path] = []
-        self._replaced: list[bytes] = []
+        self._new: list[str] = []
+        self._replaced: list[str] = []
 
     def __enter__(self) -> "Change":
         return self
@@ -277,13 +291,13 @@ class Change:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         _flying.difference_update(self._new)
         if kind is not None:
-            places = [self._place(key) for key in self._keys]
-            _uncertain.update(place for place in places if place and place.exists())
+            places = [self._place(key) for key in self._keys if self._head(key)]
+            _uncertain.update(place for place in places if os.path.isdir(place))
             return
-        for stored in self._replaced:
-            _parsed(stored).path.unlink(missing_ok=True)
-        for place in {_parsed(stored).path.parent for stored in self._replaced}:
-            _remove_if_empty(place)
+        for path in self._replaced:
+            _give_back(path)
+        for place in {os.path.dirname(path) for path in self._replaced} - {os.path.dirname(path) for path in self._new}:
+            tmpfs.remove_if_empty(place)
 
     def store(self, key: str, data: Buffer | Sequence[Buffer]) -> bytes:
         """Return what goes into Redis for a value: the value, or a reference to a new file that holds it.
@@ -295,16 +309,23 @@ class Change:
         Raises:
             ServerSetupError: the folder cannot be used.
         """
-        parts = [data] if isinstance(data, bytes | bytearray | memoryview) else data
+        return b"".join(self.pieces(key, data))
+
+    def pieces(self, key: str, data: Buffer | Sequence[Buffer]) -> list[Buffer]:
+        """Do as `store`, without copying what goes through the server.
+
+        Returns:
+            The bytes for one argument of a command, in pieces.
+        """
+        parts = [data] if isinstance(data, bytes | bytearray | memoryview) else list(data)
         length = sum(memoryview(part).nbytes for part in parts)
         self._keys.add(key)
-        if length > LIMIT and (place := self._place(key)):
+        if length > LIMIT and (head := self._head(key)):
             try:
-                return self._put(place, parts, length)
+                return [self._put(key, head, parts, length)]
             except OSError as error:
                 log.warning("%s: a value of %d bytes goes through the server: %s", self._folder, length, error)
-        stored = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
-        return _DATA + stored if stored.startswith((_FILE, _DATA)) else stored
+        return [_DATA, *parts] if _looks_special(parts) else parts
 
     def link(self, key: str, stored: bytes) -> bytes:
         """Return another reference to a stored value, for another place in Redis.
@@ -319,58 +340,55 @@ class Change:
         self._keys.add(key)
         if not is_reference(stored):
             return stored
-        reference, place = _parsed(stored), self._place(key)
-        if place is None:
+        head, old = self._head(key), _parsed(stored)
+        if not head:
             return self.store(key, read(stored))
-        while True:
-            path = self._next(place)
-            try:
-                os.link(reference.path, path)
-                return self._reference(path, reference.size)
-            except FileNotFoundError:
-                if not reference.path.exists():
-                    raise Gone(f"{reference.path} is not there any more") from None
+        path, name = self._next(key)
+        try:
+            tmpfs.link(old.path, path)
+        except FileNotFoundError:
+            raise Gone(f"{old.path} is not there any more") from None
+        return b"%b%b/%d" % (head, name.encode(), old.size)
 
-    def replaced(self, *stored: bytes | None) -> None:
+    def replaced(self, *stored: Buffer | None) -> None:
         """Say which stored values this transaction has taken out of Redis; their files are unlinked at its end."""
-        self._replaced += [each for each in stored if each and is_reference(each)]
+        self._replaced += [_parsed(each).path for each in stored if each and is_reference(each)]
 
-    def _place(self, key: str) -> Path | None:
-        """Return the folder of a key's files; None where its values go through the server."""
-        name = quote(key, safe="~")
-        return self._folder / name if self._folder and len(name) <= _KEY_LONGEST else None
+    def _put(self, key: str, head: bytes, parts: Sequence[Buffer], length: int) -> bytes:
+        path, name = self._next(key)
+        tmpfs.writer(self._folder).write(path, parts, length)
+        return b"%b%b/%d" % (head, name.encode(), length)
 
-    def _put(self, place: Path, parts: Sequence[Buffer], length: int) -> bytes:
-        while True:
-            path = self._next(place)
-            try:
-                tmpfs.write(path, parts)
-                return self._reference(path, length)
-            except FileNotFoundError:
-                pass  # another process removed the folder, which was empty
+    def _place(self, key: str) -> str:
+        """Return the folder of a key's files."""
+        return f"{self._folder}/{quote(key, safe='~')}"
 
-    def _next(self, place: Path) -> Path:
-        """Return the path of a new file in a key's folder, which is made."""
-        place.mkdir(mode=0o700, exist_ok=True)
-        path = place / tmpfs.mark(place.parent).new_name()
+    def _next(self, key: str) -> tuple[str, str]:
+        """Return path and name of a new file."""
+        name = tmpfs.writer(self._folder).new_name()
+        path = f"{self._place(key)}/{name}"
         _flying.add(path)
         self._new.append(path)
-        return path
-
-    @staticmethod
-    def _reference(path: Path, length: int) -> bytes:
-        """Return a reference to a file of this process."""
-        words = (socket.gethostname(), os.getuid(), path.parts[-3], path.parts[-2], path.name, length)
-        return _FILE + "/".join(map(str, words)).encode()
+        return path, name
 
 
-def _landed(places: Iterable[Path]) -> Iterator[tuple[str, Path]]:
-    """Yield key and path of this process's files in folders of keys, but for those whose transactions are not over."""
-    for place in places:
-        name = tmpfs.mark(place.parent).name
-        for path in place.glob(f"{name}.*"):
-            if path not in _flying:
-                yield unquote(place.name), path
+def _looks_special(parts: Sequence[Buffer]) -> bool:
+    """Tell whether bytes begin like a reference."""
+    head = b""
+    for part in parts:
+        head += bytes(memoryview(part).cast("B")[: 6 - len(head)])
+        if len(head) == 6:
+            break
+    return head in (_FILE, _DATA)
+
+
+def _give_back(path: str) -> None:
+    """Take a file's name away, whoever wrote it."""
+    place = os.path.dirname(os.path.dirname(path))
+    if place in _swept:
+        tmpfs.writer(place).give_back(path)
+    else:
+        tmpfs.unlink(path)
 
 
 def _references(connection: Connection, key: str) -> Iterator[bytes]:
@@ -401,17 +419,10 @@ def _is_ours(stored: bytes) -> bool:
         return False
 
 
-def _remove_if_empty(place: Path) -> None:
-    try:
-        place.rmdir()
-    except OSError:
-        pass  # it is in use, or another process removed it
-
-
 def _is_deserted(place: Path) -> bool:
     """Tell whether the server of a folder can't come back: its data are gone, and no program of it lives."""
     try:
         _, data = (place / "server").read_text().splitlines()
     except (OSError, ValueError):
         return False  # it is just being made, or none of ours
-    return not Path(data).exists() and not data.startswith(_VOLATILE) and not tmpfs.living(place)
+    return not Path(data).exists() and not data.startswith(_VOLATILE) and not tmpfs.living(str(place))

@@ -41,14 +41,18 @@ def check_name(name: str, what: str = "record") -> str:
     return name
 
 
-def check_log_name(name: str) -> str:
+def check_log_name(name: str, what: str = "log") -> str:
     """Return a name that a log may have: a record's, or several joined by slashes.
+
+    Args:
+        name: the name of a log, of a source of events or of an archiver.
+        what: which of them, for the message.
 
     Raises:
         DescriptionError: for anything else.
     """
     if not isinstance(name, str) or not _LOG_NAME.fullmatch(name):
-        raise DescriptionError(f"log name {name!r}: use letters, digits, '_', '.', '-' and '/' only, at least one")
+        raise DescriptionError(f"{what} name {name!r}: use letters, digits, '_', '.', '-' and '/' only, at least one")
     return name
 
 
@@ -82,6 +86,46 @@ class Names:
         """Return the key of the stream that holds a log; what belongs to it has this key as its beginning."""
         return f"{self.prefix}tslog:{check_log_name(name)}"
 
+    def frames(self, name: str) -> str:
+        """Return the key that says who writes a frame file; what belongs to the file has this key as its beginning."""
+        return f"{self.prefix}frames:{check_log_name(name, 'frame file')}"
+
+    def frame_files(self) -> str:
+        """Return the key of the stream of frame files, in the order of their creation."""
+        return f"{self.prefix}shareddata:frames"
+
+    def sensors(self) -> str:
+        """Return the key of the sorted set of sensors, in the order of their creation."""
+        return f"{self.prefix}shareddata:sensors"
+
+    def sensors_created(self) -> str:
+        """Return the key that counts the sensors that were ever created."""
+        return f"{self.prefix}shareddata:sensors:created"
+
+    def sensor(self, name: str) -> str:
+        """Return the key of the hash of a sensor's values; what belongs to it has this key as its beginning.
+
+        Args:
+            name: from `tree.sensor_name`.
+        """
+        return f"{self.prefix}sensor:{name}"
+
+    def sensor_writes(self, name: str) -> str:
+        """Return the key of the stream of a sensor's writes."""
+        return f"{self.prefix}sensor:{name}:writes"
+
+    def sensor_large(self, name: str) -> str:
+        """Return the key of the set of a sensor's large values; each of them has a key of its own that begins so."""
+        return f"{self.prefix}sensor:{name}:large"
+
+    def sensor_packs(self, name: str) -> str:
+        """Return the key of the set of names that values of a sensor were packed under."""
+        return f"{self.prefix}sensor:{name}:packed"
+
+    def sensor_packed(self, name: str, zipname: str) -> str:
+        """Return the key of the stream of what was packed of a sensor under a name."""
+        return f"{self.prefix}sensor:{name}:packed:{zipname}"
+
     def forward(self) -> str:
         """Return the key of the hash that says, at a source, where its forwardings began."""
         return f"{self.prefix}shareddata:forward"
@@ -89,6 +133,18 @@ class Names:
     def forwarded(self, identity: str) -> str:
         """Return the key of the hash that says, at a destination, how far a source was forwarded to it."""
         return f"{self.prefix}shareddata:forwarded:{identity}"
+
+    def events(self) -> str:
+        """Return the key of the set that says of whom there are events: `SOURCE:EVENT`."""
+        return f"{self.prefix}shareddata:events"
+
+    def event(self, source: str, event: str) -> str:
+        """Return the key of the stream of one source's events; what belongs to it has this key as its beginning."""
+        return f"{self.prefix}event:{check_log_name(source, 'source')}:{check_name(event, 'event')}"
+
+    def archived(self) -> str:
+        """Return the key of the hash in which archivers note which file each event gets."""
+        return f"{self.prefix}shareddata:archived"
 
     def flag(self, name: str) -> str:
         """Return the key of a ready flag (the value of the environment variable given with `-i`)."""
@@ -122,6 +178,21 @@ def made_key(log: str) -> str:
 def writer_key(log: str) -> str:
     """Return the key that holds who stores into a log, from the key of its stream."""
     return f"{log}:writer"
+
+
+def generation_key(file: str, generation: str) -> str:
+    """Return the key of the hash that describes one generation of a frame file, from the file's key."""
+    return f"{file}:{generation}"
+
+
+def news_key(generation: str) -> str:
+    """Return the key of the stream of a generation's changes, from the generation's key."""
+    return f"{generation}:news"
+
+
+def chunks_key(generation: str, path: str) -> str:
+    """Return the key of the hash of a dataset's chunks, from the generation's key and the dataset's absolute path."""
+    return f"{generation}:{path}"
 
 
 def key_of_channel(channel: bytes) -> bytes:

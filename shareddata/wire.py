@@ -8,12 +8,12 @@ sockets or time. Invariants:
 3. Reads name their fields (HMGET) in the description's order; the order of HGETALL is never relied on.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from shareddata.codec import decoder, encoder, numpy
+from shareddata.codec import Buffer, decoder, encoder, numpy
 from shareddata.datadesc import Field, Record
 from shareddata.errors import DecodeError, DescriptionError, FieldError
 from shareddata.names import Names
@@ -31,9 +31,30 @@ def pack(*args: str | bytes | int | float) -> bytes:
     return b"*%d\r\n" % len(args) + b"".join(bulk(a if isinstance(a, str | bytes) else repr(a)) for a in args)
 
 
+def spread(words: Sequence[str | bytes | int], values: Mapping[str, Sequence[Buffer]]) -> list[Buffer]:
+    r"""Return a command of words, names and values, each value in pieces that are not copied.
+
+    >>> spread(["HSET", "k"], {"f": [b"a", b"bc"]})
+    [b'*4\r\n$4\r\nHSET\r\n$1\r\nk\r\n', b'$1\r\nf\r\n$3\r\n', b'a', b'bc', b'\r\n']
+    """
+    found: list[Buffer] = [_head(len(words) + 2 * len(values), *map(_word, words))]
+    for name, value in values.items():
+        found += (bulk(name) + b"$%d\r\n" % sum(map(len, value)), *value, b"\r\n")
+    return found
+
+
+def _word(word: str | bytes | int) -> str | bytes:
+    return word if isinstance(word, str | bytes) else repr(word)
+
+
 def transaction(commands: Sequence[bytes]) -> bytes:
     """Return commands in one MULTI/EXEC."""
     return b"".join((_MULTI, *commands, _EXEC))
+
+
+def pieces(commands: Sequence[Buffer]) -> list[Buffer]:
+    """Do as `transaction`, without copying: of commands that hold large values, each in one piece or in several."""
+    return [_MULTI, *commands, _EXEC]
 
 
 def question(commands: Sequence[bytes]) -> bytes:

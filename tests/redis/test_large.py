@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from programs import Program
-from servers import OwnServer
+from servers import OwnServer, free_port
 from shareddata import DecodeError, ServerSetupError, ServerTimeout, SharedMemory, large, tmpfs
 from shareddata.large import LargeValues
 from shareddata.wire import pack, transaction
@@ -22,7 +22,7 @@ def files(shm: SharedMemory) -> list[Path]:
     """Return the files of a server's large values, without the marks of its writers."""
     place = large.folder(shm.address)
     assert place is not None
-    return [path for path in place.glob("*/*") if path.parent.name != "writing"]
+    return [path for path in place.glob("*/*") if path.parent.name not in ("writing", "spare")]
 
 
 def put(shm: SharedMemory, values: LargeValues, data: bytes | list[bytes], key: str = "k", field: str = "f") -> bytes:
@@ -82,21 +82,36 @@ def test_a_second_reference_lives_by_itself(shm: SharedMemory) -> None:
         second = change.link("other", stored)
     assert second != stored and len(files(shm)) == 2
     put(shm, values, b"")
+    for _ in range(3):
+        put(shm, values, BIG[::-1])  # into a file that was given back, and into no other one
     assert large.read(second) == BIG
+    put(shm, values, b"")
     with values.change() as change, pytest.raises(large.Gone, match="not there any more"):
         change.link("other", stored)
 
 
-def test_a_view_cannot_be_written(shm: SharedMemory) -> None:
-    view = large.read(put(shm, LargeValues(shm), BIG))
-    assert isinstance(view, memoryview)
-    with pytest.raises(TypeError, match="read-only"):
-        view[0] = 1
+def test_files_are_written_again_and_only_a_few_are_kept_for_that(shm: SharedMemory) -> None:
+    values, place = LargeValues(shm), large.folder(shm.address)
+    assert place is not None
+    inodes = set()
+    for number in range(20):
+        stored = put(shm, values, bytes([number]) * (200_000 - number))
+        assert large.read(stored) == bytes([number]) * (200_000 - number)
+        inodes.add(files(shm)[0].stat().st_ino)
+    assert len(inodes) == 2
+    for field in range(20):
+        put(shm, values, BIG, field=str(field))
+    for field in range(20):
+        put(shm, values, b"", field=str(field))
+    assert 1 < len(list(place.glob("spare/*"))) <= 4
+    inodes = set()
+    for number in range(20):  # the spare files, all too small, make room
+        put(shm, values, bytes([number]) * 900_000)
+        inodes.add(next(path for path in files(shm) if path.stat().st_size >= 900_000).stat().st_ino)
+    assert len(inodes) == 2
 
 
 def test_over_tcp_values_go_through_the_server(own_server: Callable[..., OwnServer]) -> None:
-    from servers import free_port
-
     server = own_server(port=free_port())
     with SharedMemory(url=server.tcp_url) as shm:
         values = LargeValues(shm)
@@ -162,6 +177,56 @@ def test_without_room_a_value_goes_through_the_server(
     assert "goes through the server" in caplog.text
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
+def test_another_user_is_told_why_a_value_cannot_be_read(shm: SharedMemory, program: Callable[..., Program]) -> None:
+    stored = put(shm, LargeValues(shm), BIG)
+    other = program(
+        """
+        from shareddata import large
+        os.setgroups([]), os.setgid(65534), os.setuid(65534)
+        try:
+            large.read(os.fsencode(sys.argv[1]))
+        except ServerSetupError as error:
+            say(error)
+        """,
+        os.fsdecode(stored),
+    )
+    said = other.line()
+    assert "only user 0" in said and "redis://" in said
+
+
+READER = """
+    from shareddata import large
+    shm = SharedMemory(url=sys.argv[1])
+    connection, seen, again = shm.connect(), set(), 0
+    while True:
+        stored = connection.ask("HGET", "k", "f")
+        try:
+            view = large.read(stored)
+        except large.Gone:
+            again += 1
+            continue
+        first, last = view[0], view[-1]
+        assert view == bytes([first]) * len(view), (first, last)
+        seen.add(first)
+        if len(seen) > 200:
+            say("whole", again)
+            break
+"""
+
+
+def test_readers_see_whole_values_while_they_are_replaced(shm: SharedMemory, program: Callable[..., Program]) -> None:
+    values = LargeValues(shm)
+    put(shm, values, b"0" * 100_000)
+    readers = [program(READER, shm.url) for _ in range(2)]
+    number = 0
+    while any(reader.process.poll() is None for reader in readers) and number < 200_000:
+        number += 1
+        put(shm, values, bytes([number % 256]) * 100_000)
+    assert [reader.line().split()[0] for reader in readers] == ["whole"] * 2
+    assert len(files(shm)) == 1
+
+
 # -- what is left behind ----------------------------------------------------------------------------------------------
 
 KILLED = """
@@ -202,10 +267,39 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_start(
     for value in kept[:-1]:
         assert large.size(value) == 100_000
     used = {stored, *(fields[b"v"] for _, fields in client.xrange("s"))}
-    assert {str(path) for path in files(shm)} >= {str(large._parsed(value).path) for value in used}
+    assert {str(path) for path in files(shm)} >= {large._parsed(value).path for value in used}
     linked = {path for path in files(shm) if path.parent.name == "k"}
-    assert linked >= {large._parsed(stored).path}
-    assert all(path in {large._parsed(value).path for value in used} for path in files(shm))
+    assert linked >= {Path(large._parsed(stored).path)}
+    assert all(str(path) in {large._parsed(value).path for value in used} for path in files(shm))
+
+
+def test_what_is_replaced_after_a_sweep_is_removed_too(
+    shm: SharedMemory, client: redis.Redis, program: Callable[..., Program]
+) -> None:
+    writer = program(KILLED, shm.url, "within")
+    assert writer.line() == "there"
+    writer.kill()
+    values = LargeValues(shm)
+    for number in range(20):
+        put(shm, values, bytes([number]) * 100_000)
+    assert len([path for path in files(shm) if path.parent.name == "k"]) == 1
+
+
+def test_a_change_over_tcp_leaves_those_over_the_socket_alone(own_server: Callable[..., OwnServer]) -> None:
+    server = own_server(port=free_port())
+    with SharedMemory(url=server.url) as near, SharedMemory(url=server.tcp_url) as far:
+
+        def interrupted() -> None:
+            with LargeValues(near).change() as change:
+                change.store("k", BIG)
+                raise KeyboardInterrupt("here")
+
+        with pytest.raises(KeyboardInterrupt, match="here"):
+            interrupted()
+        assert put(far, LargeValues(far), BIG) == BIG
+        assert len(files(near)) == 1
+        put(near, LargeValues(near), b"small")
+        assert files(near) == []
 
 
 def test_files_of_a_living_writer_are_not_swept(
@@ -234,7 +328,7 @@ def test_a_write_of_unknown_outcome_keeps_its_file_until_it_is_known(own_server:
         after = put(shm, values, b"small", field="other")
         assert after == b"small"
         assert large.read(before) in (BIG, BIG[::-1])
-        assert files(shm) == [large._parsed(before).path]
+        assert files(shm) == [Path(large._parsed(before).path)]
 
 
 def test_a_folder_whose_server_is_gone_for_good_is_removed(
@@ -256,12 +350,12 @@ def test_a_forked_child_has_a_mark_of_its_own(shm: SharedMemory) -> None:
     put(shm, values, BIG)
     place = large.folder(shm.address)
     assert place is not None
-    mine = tmpfs.mark(place).name
+    mine = tmpfs.writer(str(place)).name
     reading, writing = os.pipe()
     if not (child := os.fork()):
         try:
             put(shm, values, BIG, key="child")
-            os.write(writing, tmpfs.mark(place).name.encode())
+            os.write(writing, tmpfs.writer(str(place)).name.encode())
         finally:
             os._exit(0)
     os.waitpid(child, 0)

@@ -50,8 +50,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_the_package(wheel: Path) -> None:
     names = set(ZipFile(wheel).namelist())
-    assert {"shareddata/py.typed", "shareddata/datadesc.schema.json", "shareddata/recordings/SOURCES.md"} <= names
-    assert {"shareddata/static/page.css", "shareddata/templates/page/base.html"} <= names
+    data = ("py.typed", "datadesc.schema.json", "recordings/SOURCES.md", "recordings/xio-imu/sensor_data.csv")
+    data += ("static/page.css", "templates/page/base.html")
+    assert {f"shareddata/{name}" for name in data} <= names
     assert [name for name in names if name.startswith("tests/")] == []
     assert wheel.stat().st_size < 1_000_000
 
@@ -70,6 +71,11 @@ def test_installed_wheel(wheel: Path, short_path: Path) -> None:
     for record in ("BATTERY__measures", "GPS__position"):
         assert record in shown
         assert list(short_path.rglob(f"*_{record}.csv")), f"no CSV log of {record}"
+    arrays = subprocess.run(
+        [programs / "shareddata", "demo", "arrays"], cwd=short_path, env=alone, capture_output=True, text=True
+    )
+    assert (arrays.returncode, arrays.stdout) == (1, "")
+    assert "pip install 'shareddata[arrays]'" in arrays.stderr and arrays.stderr.count("\n") == 1
 
 
 def install(wheel: Path, folder: Path) -> Path:
