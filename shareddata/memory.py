@@ -35,6 +35,7 @@ from shareddata.errors import (
     ServerSetupError,
     UnknownData,
 )
+from shareddata.moment import Moment
 from shareddata.names import FORMAT_VERSION, Names
 from shareddata.wire import Layout, pack, question, transaction
 
@@ -313,7 +314,7 @@ class SharedMemory:
             commands = [pack("XREVRANGE", layout.history_key, end, "-", "COUNT", 1) for layout in layouts]
             self._connection.settle()
             answers = self._connection.read(question(commands), layouts) if commands else []
-            found: dict[str, Any] = {}
+            found = Moment()
             for layout, entries in zip(layouts, answers):
                 if entries:
                     identity, fields = entries[0]

@@ -51,6 +51,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_the_package(wheel: Path) -> None:
     names = set(ZipFile(wheel).namelist())
     data = ("py.typed", "datadesc.schema.json", "recordings/SOURCES.md", "recordings/xio-imu/sensor_data.csv")
+    data += ("static/page.css", "templates/page/base.html")
     assert {f"shareddata/{name}" for name in data} <= names
     assert [name for name in names if name.startswith("tests/")] == []
     assert wheel.stat().st_size < 1_000_000
