@@ -119,7 +119,7 @@ class SharedMemory:
         self.timeout = timeout
         self._lock = threading.RLock()
         self._dependents: weakref.WeakSet[_Closable] = weakref.WeakSet()
-        self._connection = self.connect(setup=self._check_format)
+        self._connection = SharedMemory.connect(self, setup=self._check_format)  # `aio` makes its others another way
         self.clock = ServerClock(self._connection, self._lock)
         self._described = Descriptions(self._connection, self.keys, self.clock.now)
         _shared.add(self)
