@@ -7,7 +7,7 @@ ask (`pageguard`), or addresses. Invariants:
 2. A stream sends when its browser has taken what was sent before: it holds a place, never a queue.
 3. A write is refused unless writing was switched on and the token was given; it says who wrote.
 
-A further section of the page (sensors, frames, ...) is a line in `SECTIONS`, a template and a route.
+The sections beside the records are in `pagerooms`; each is a line in `SECTIONS`, a template and a route.
 """
 
 import asyncio
@@ -36,11 +36,11 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
-from shareddata import metrics, pageview, table
+from shareddata import metrics, pagerooms, pageview, table
 from shareddata.codec import decoder
 from shareddata.datadesc import Field, Record
 from shareddata.datadict import DataDict
-from shareddata.errors import FieldError, ServerError, SharedDataError, UnknownData
+from shareddata.errors import FieldError, ServerError, SharedDataError, UnknownData, WriterConflict
 from shareddata.memory import SharedMemory
 from shareddata.pagefeed import NAME, TICK, Batch, Feed
 from shareddata.pageguard import Guard, unauthorised
@@ -59,10 +59,15 @@ class Section(NamedTuple):
     path: str
 
 
-SECTIONS = (Section("Records", "/"), Section("Logs", "/logs"))
+SECTIONS = (
+    Section("Records", "/"),
+    Section("Sensors", "/sensors"),
+    Section("Frames", "/frames"),
+    Section("Logs", "/logs"),
+    Section("Doctor", "/doctor"),
+)
 
 _ALIVE = 5.0  # seconds without news after which a stream says that it is still there
-_LOGS_EVERY = 2.0
 _MOST_BODY = 1 << 20  # bytes of a request
 _MOST_STREAMS = 200  # each holds a connection, and what its browser has not taken yet
 _SPAN = 600.0  # seconds of the history that a plot begins with
@@ -102,6 +107,7 @@ class App:
         self._templates.globals.update(sections=SECTIONS, write=write, table=table, pageview=pageview)
         self._streams = 0
         self._feed: Feed | None = None
+        self._rooms: pagerooms.Rooms | None = None
         app = Starlette(routes=self._routes(), lifespan=self._lifespan, exception_handlers=_ANSWERS)
         self.asgi = self._guard = Guard(app, names=names, token=token, always=always, cookie=cookie)
 
@@ -115,31 +121,37 @@ class App:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         self._feed = Feed(self._shm)
+        self._rooms = pagerooms.Rooms(self._shm, self._feed, self._page, self._stream)
         try:
             yield
         finally:
             await self._feed.close()
+            self._rooms.close()
+
+    def _rooms_open(self) -> pagerooms.Rooms:
+        if self._rooms is None:
+            raise RuntimeError("the application does not run")
+        return self._rooms
 
     def _routes(self) -> list[Route]:
         return [
             Route("/", self._records),
             Route("/record/{name}", self._record),
-            Route("/logs", self._logs),
             Route("/events/records", self._events_of_records),
             Route("/events/record/{name}", self._events_of_record),
-            Route("/events/logs", self._events_of_logs),
             Route("/servdata/{name}", self._servdata),
             Route("/setdata/{name}", self._setdata, methods=["POST"]),
             Route("/metrics", self._metrics),
             Route("/login", self._login, methods=["GET", "POST"]),
             Route("/static/{name}", self._static),
+            *pagerooms.routes(self._rooms_open),
         ]
 
     # -- pages --------------------------------------------------------------------------------------------------------
 
     def _page(self, template: str, request: Request, status: int = 200, **content: Any) -> Response:
         words = {
-            **{"path": request.url.path, "now": time.time(), "shm": self._shm},
+            **{"path": request.url.path, "now": self.feed.now, "shm": self._shm},
             **{"authorised": request.state.authorised, "trouble": self.feed.trouble, "described": self.feed.described},
             "stranger": self._always and not request.state.authorised,
         }
@@ -152,9 +164,6 @@ class App:
     async def _record(self, request: Request) -> Response:
         view = await self._view(request)
         return self._page("record.html", request, view=view, fields=pageview.fields(view.record), span=_SPAN)
-
-    async def _logs(self, request: Request) -> Response:
-        return self._page("logs.html", request, states=await self.feed.logs())
 
     async def _settled(self) -> None:
         """Wait, not for long, until the records were read for the first time."""
@@ -184,7 +193,7 @@ class App:
 
     async def _metrics(self, request: Request) -> Response:
         await self._settled()
-        text = metrics.text(list(self.feed.views.values()), await self.feed.logs(), time.time())
+        text = metrics.text(list(self.feed.views.values()), await self.feed.logs(), self.feed.now)
         return Response(text, media_type=metrics.MEDIA_TYPE)
 
     # -- events -------------------------------------------------------------------------------------------------------
@@ -222,7 +231,7 @@ class App:
         since: float | str = request.headers.get("last-event-id", "")
         if not since:
             span = _number(request, "span", _SPAN)
-            since = time.time() - span if math.isfinite(span) else 0
+            since = self.feed.now - span if math.isfinite(span) else 0
         return self._stream(self._record_as_it_changes(view.record, since))
 
     async def _record_as_it_changes(self, record: Record, since: float | str) -> AsyncIterator[bytes]:
@@ -252,21 +261,6 @@ class App:
         finally:
             if channel is not None:
                 feed.leave(name, channel)
-
-    async def _events_of_logs(self, request: Request) -> Response:
-        return self._stream(self._logs_as_they_change())
-
-    async def _logs_as_they_change(self) -> AsyncIterator[bytes]:
-        while not self.feed.closing:
-            try:
-                states = await self.feed.logs()
-                told: dict[str, Any] = {"logs": [state.as_json() for state in states], "trouble": ""}
-            except ServerError as error:
-                told = {"trouble": str(error)}
-            yield pageview.event(pageview.text(told))
-            end = time.monotonic() + _LOGS_EVERY
-            while not self.feed.closing and (rest := end - time.monotonic()) > 0:
-                await self.feed.news(rest)
 
     async def _servdata(self, request: Request) -> Response:
         """Send a record's values as they change, `frequency` times a second at most."""
@@ -335,6 +329,12 @@ def _set(shm: SharedMemory, name: str, sender: str, values: Mapping[str, Any]) -
         data.set(**values, sender=sender)
         dd.flush()
         return View(shm.describe(name), data.values)
+
+
+def _held(request: Request, error: Exception) -> Response:
+    """Answer that somebody else writes a record; what a program could do about it is no advice for a browser."""
+    who = str(error).partition(": run one copy only")[0]
+    return JSONResponse({"error": f"{who}: nothing was written"}, 409)
 
 
 def _given(body: bytes, kind: str) -> dict[str, Any]:
@@ -412,6 +412,7 @@ def _say(request: Request, error: Exception) -> Response:
 _ANSWERS: dict[Any, Callable[[Request, Exception], Response]] = {
     UnknownData: _answer(404),
     FieldError: _answer(400),
+    WriterConflict: _held,
     ServerError: _answer(503),
     SharedDataError: _answer(500),
     HTTPException: _say,

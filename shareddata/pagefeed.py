@@ -111,6 +111,7 @@ class Feed:
         trouble: what keeps the values from being the newest, "" when nothing does.
         described: a text that changes when the records are described anew.
         version: grows with each change of a record, of the trouble, of the descriptions.
+        offset: by how many seconds the server's clock is ahead of this machine's.
 
     Redis: as `DataDict.listen_to_datas` for all records, as `Histories.news` for those that are open.
     """
@@ -121,6 +122,7 @@ class Feed:
         self.trouble = "the records are being read"
         self.described = ""
         self.version = 0
+        self.offset = 0.0
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._states: dict[str, tuple[int, bytes]] = {}
@@ -139,6 +141,11 @@ class Feed:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def now(self) -> float:
+        """The server's time, in seconds since 1970."""
+        return time.time() + self.offset
 
     @property
     def closing(self) -> bool:
@@ -183,7 +190,7 @@ class Feed:
             self._told[key] = pageview.joined(
                 (text for changed, text in found if changed > version), trouble=self.trouble, described=self.described
             )
-        return b'{"now":%.3f,' % time.time() + self._told[key][1:]
+        return b'{"now":%.3f,' % self.now + self._told[key][1:]
 
     def changed(self, name: str) -> int:
         """Return the version in which a record changed last, -1 when it is not there."""
@@ -274,21 +281,28 @@ class Feed:
     def _look(self) -> None:
         """Look at all records until the end."""
         known: dict[str, View] = {}
+        noted: dict[str, str] = {}
         rates: dict[str, float | None] = {}
         rated_at = float("-inf")
         with Watch(self.shm) as watch:
             while not self.closing:
                 watch.look()
-                begun = time.monotonic()
+                begun, now = time.monotonic(), watch.now
+                self.offset = now - time.time()
                 if begun - rated_at > _RATES_FOR:
                     rates = {view.record.name: view.rate for view in watch.views}
                     rated_at = begun
                 views = {each.record.name: replace(each, rate=rates.get(each.record.name)) for each in watch.views}
-                fresh = [view for name, view in views.items() if not pageview.same(known.get(name), view)]
-                states = {view.record.name: pageview.text(pageview.state(view)) for view in fresh}
+                notes = {name: view.notes(now) for name, view in views.items()}
+                fresh = [
+                    view
+                    for name, view in views.items()
+                    if notes[name] != noted.get(name) or not pageview.same(known.get(name), view)
+                ]
+                states = {view.record.name: pageview.text(pageview.state(view, now)) for view in fresh}
                 if fresh or len(views) != len(known) or watch.trouble != self.trouble:
                     self._hand_over(self._take_views, views, states, watch.trouble)
-                known = views
+                known, noted = views, notes
                 tick = TICK if time.monotonic() - self._seen_at < _SEEN else _UNSEEN_TICK
                 self._wake.wait(max(_LEAST_PAUSE, begun + tick - time.monotonic()))
                 self._wake.clear()

@@ -166,6 +166,8 @@ class Guard:
     @staticmethod
     def same_origin(headers: Headers) -> bool:
         """Tell whether a request that changes something comes from a page of this very address, or from no page."""
+        if headers.get("sec-fetch-site") == "same-origin":  # which no script can set
+            return True
         origin = headers.get("origin")
         if origin is None:
             return "bearer " in headers.get("authorization", "").lower()

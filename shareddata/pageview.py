@@ -64,10 +64,11 @@ def drawn(record: Record) -> list[tuple[int, str]]:
 # -- what is now ----------------------------------------------------------------------------------------------------
 
 
-def state(view: View) -> dict[str, Any]:
+def state(view: View, now: float) -> dict[str, Any]:
     """Return what a browser shows of a record: texts for all fields but ts and sender, what is out of limits.
 
-    Whether it is old is for the browser to tell: that changes without any news.
+    What is wrong with it as a whole is told as of `now`, the server's time; a browser that is told nothing goes on
+    counting by itself.
     """
     trame, pairs = view.trame, []
     if trame is not None:
@@ -76,11 +77,12 @@ def state(view: View) -> dict[str, Any]:
     return {
         "name": view.record.name,
         "ts": table.strict(trame.ts) if view.written else None,
+        "received": view.received if view.written else None,
         "sender": table.clean(trame.sender) if view.written else "",
         "rate": table.rate_text(view.rate),
         "texts": [table.value_text(field, value) for field, value in pairs],
         "limits": limits,
-        "note": table.clean(view.damage) if view.damage else "no value" if trame is None else "",
+        "note": view.notes(now),
     }
 
 

@@ -35,11 +35,23 @@ export function ageText(seconds) {
   return `${(seconds / 86400).toFixed(1)} d`;
 }
 
-/** Return what is wrong with a record as a whole: its age against the longest it may have. */
+/** Return what a record's element says of it before there is any news. */
+export function stateOf(element) {
+  const number = (text) => (text === undefined ? null : Number(text));
+  const { ts, received, note } = element.dataset;
+  return { ts: number(ts), received: number(received), note: note ?? "", limits: {} };
+}
+
+/** Return a record's age, by the writer's time and by the server's, whichever is longer ago; null when unknown. */
+export function age(state) {
+  if (typeof state.ts !== "number") return null;
+  return now() - Math.min(state.ts, state.received ?? Infinity);
+}
+
+/** Return what is wrong with a record as a whole. The server's word counts; here is counted on while it is silent. */
 export function recordRemark(state, longest) {
   if (state.note) return state.note;
-  if (typeof state.ts !== "number") return "";
-  return longest && now() - state.ts > longest ? `old: over ${ageText(longest)}` : "";
+  return longest && age(state) > longest ? `old: over ${ageText(longest)}` : "";
 }
 
 /** Call something now and then every second. */

@@ -1,5 +1,5 @@
 // One record: its values, plots of its numbers, and a form to write it where that is switched on.
-import { ageText, everySecond, listen, now, put, recordRemark, remark } from "./live.js";
+import { age, ageText, everySecond, listen, put, recordRemark, remark, stateOf } from "./live.js";
 import { Plots } from "./plots.js";
 
 const article = document.getElementById("record");
@@ -14,7 +14,7 @@ const fields = rows.filter((row) => row.dataset.drawn === "1").map(({ dataset })
   min: number(dataset.min), max: number(dataset.max),
 }));
 
-let state = { ts: article.dataset.ts === undefined ? null : Number(article.dataset.ts), note: "" };
+let state = stateOf(article);
 
 function showState(message) {
   for (const found of message.records) state = found;
@@ -30,7 +30,7 @@ function showState(message) {
 }
 
 function showAge() {
-  put(head.age, typeof state.ts === "number" ? ageText(now() - state.ts) : "-");
+  put(head.age, age(state) === null ? "-" : ageText(age(state)));
   const said = recordRemark(state, longest);
   remark(head.remark, said);
   article.classList.toggle("old", said !== "");

@@ -1,5 +1,5 @@
 // The table of all records: newest values, ages, remarks; filter and keys.
-import { ageText, everySecond, listen, now, put, putValue, recordRemark, remark } from "./live.js";
+import { age, ageText, everySecond, listen, put, putValue, recordRemark, remark, stateOf } from "./live.js";
 
 const table = document.getElementById("records");
 const words = document.getElementById("words");
@@ -16,10 +16,7 @@ class Row {
       ["remark", "sender", "age", "rate"].map((part) => [part, element.querySelector(`[data-part=${part}]`)]));
     this.values = [...element.querySelectorAll("[data-part=value]")];
     this.limits = [...element.querySelectorAll("[data-part=limit]")];
-    this.state = {
-      ts: element.dataset.ts === undefined ? null : Number(element.dataset.ts),
-      sender: this.parts.sender.textContent, note: "", limits: {},
-    };
+    this.state = { ...stateOf(element), sender: this.parts.sender.textContent };
     this.fixed = `${element.querySelector("th").textContent} ${element.querySelector("ul").textContent}`.toLowerCase();
     this.seen = false; // whether it is in sight: others are drawn when they come there
     this.fresh = false;
@@ -56,7 +53,7 @@ class Row {
       put(this.parts.rate, rate);
       this.fresh = false;
     }
-    put(this.parts.age, typeof this.state.ts === "number" ? ageText(now() - this.state.ts) : "");
+    put(this.parts.age, age(this.state) === null ? "" : ageText(age(this.state)));
     remark(this.parts.remark, this.said);
     this.element.classList.toggle("old", this.said !== "");
   }

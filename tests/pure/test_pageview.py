@@ -24,9 +24,9 @@ def trame(*values: Any, ts: float = 5.0) -> Any:
 
 
 def test_state() -> None:
-    state = pageview.state(View(RECORD, trame(2.5, 7, True, "a\x1b[2J", ["<b>"]), rate=9.87))
+    state = pageview.state(View(RECORD, trame(2.5, 7, True, "a\x1b[2J", ["<b>"]), rate=9.87), 6.0)
     assert state == {
-        **{"name": "TANK", "ts": 5.0, "sender": "HDL", "rate": "9.9/s", "note": "", "limits": {0: "above 1.9"}},
+        **{"name": "TANK", "ts": 5.0, "received": None, "sender": "HDL", "rate": "9.9/s", "note": "", "limits": {0: "above 1.9"}},
         "texts": ["2.5", "7", "true", "a\\x1b[2J", '["<b>"]'],
     }
 
@@ -37,12 +37,12 @@ def test_state() -> None:
     ids=["none", "damaged"],
 )
 def test_state_without_values(view: View, note: str) -> None:
-    state = pageview.state(view)
+    state = pageview.state(view, 6.0)
     assert (state["ts"], state["texts"], state["note"]) == (None, [], note)
 
 
 def test_state_is_strict_json_also_of_times_that_are_none() -> None:
-    state = pageview.state(View(RECORD, trame(math.nan, 1, True, "", [], ts=math.inf)))
+    state = pageview.state(View(RECORD, trame(math.nan, 1, True, "", [], ts=math.inf)), 6.0)
     assert json.loads(pageview.text(state))["ts"] == "Infinity"
 
 
