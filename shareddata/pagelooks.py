@@ -136,7 +136,7 @@ def _array_text(array: Any) -> str:
     if array.dtype.kind not in "iuf":
         return kind
     finite = array[numpy().isfinite(array)] if array.dtype.kind == "f" else array
-    return f"{kind}: {finite.min():g} to {finite.max():g}" if finite.size else f"{kind}: none finite"
+    return f"{kind}: {finite.min():.5g} to {finite.max():.5g}" if finite.size else f"{kind}: none finite"
 
 
 # -- frames -----------------------------------------------------------------------------------------------------------
