@@ -5,12 +5,17 @@ It knows what each command is for; it must not know keys, sockets or how anythin
 1. What needs an extra is imported when it is used, and its absence named with the remedy.
 """
 
+import importlib
+import math
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from shareddata import arguments, descfile, interface, plot, rowsources, stubs, uses
+from shareddata import arguments, demo, descfile, interface, plot, rowsources, stubs, uses
 from shareddata.columns import Draft
 from shareddata.command import UsageError, Where, command
 from shareddata.datadesc import Record
@@ -46,10 +51,7 @@ def page_(
       shareddata page --port 8080 --write
       shareddata page --host 0.0.0.0 --names robot7.example
     """
-    try:
-        from shareddata import page
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"the page needs {error.name}: pip install 'shareddata[web]'") from None
+    page = _page()
     given = Path(token).read_text().strip() if token else os.environ.get(_TOKEN)
     called = [name for name in (names or "").split(",") if name]
     with where.open(timeout=1.0) as shm:
@@ -62,6 +64,44 @@ def page_(
             shown.run()
         except KeyboardInterrupt:
             pass  # the usual way to end it
+
+
+def _page() -> ModuleType:
+    """Return the page's module.
+
+    Raises:
+        ModuleNotFoundError: what it needs is not installed; the message holds the remedy.
+    """
+    try:
+        return importlib.import_module("shareddata.page")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"the page needs {error.name}: pip install 'shareddata[web]'") from None
+
+
+def demo_page(seconds: float | None, logs: str | None) -> None:
+    """Show the demonstration's devices and camera in browsers, until Ctrl-C or for some seconds."""
+    page = _page()
+    page.plotting_library()  # before anything is started
+
+    def show(shm: SharedMemory, _: Sequence[str], seconds: float) -> None:
+        with _opened(page, shm) as shown:
+            print(f"Open {shown.url} in a browser; Ctrl-C ends all of it.", flush=True)
+            try:
+                threading.Event().wait(min(seconds, threading.TIMEOUT_MAX))
+            except KeyboardInterrupt:
+                pass  # the usual way to end it
+
+    said = arguments.Live().say
+    folder = demo.run(show, said, seconds=math.inf if seconds is None else seconds, logs=logs, camera=True)
+    print(f"Done; nothing of it runs any more. The CSV logs are in {folder}")
+
+
+def _opened(page: ModuleType, shm: SharedMemory) -> Any:
+    """Return a page at the usual port, or at one that is free."""
+    try:
+        return page.Page(shm)
+    except OSError:
+        return page.Page(shm, port=0)
 
 
 # -- pictures ---------------------------------------------------------------------------------------------------------

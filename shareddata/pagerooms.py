@@ -18,7 +18,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from shareddata import pageview
-from shareddata.errors import FrameError, ServerError
+from shareddata.errors import ServerError, SharedDataError
 from shareddata.facts import WRONG
 from shareddata.memory import SharedMemory
 from shareddata.pagefeed import Feed
@@ -75,7 +75,9 @@ class Rooms:
         asked = request.query_params
         try:
             picture = await asyncio.to_thread(self._frames.picture, asked.get("file", ""), asked.get("dataset", ""))
-        except FrameError as error:
+        except ServerError:
+            raise
+        except SharedDataError as error:  # no such file, no picture in it, or trimmed before it could be read
             raise HTTPException(404, str(error)) from None
         return Response(picture, media_type="image/png")
 

@@ -26,7 +26,8 @@ def trame(*values: Any, ts: float = 5.0) -> Any:
 def test_state() -> None:
     state = pageview.state(View(RECORD, trame(2.5, 7, True, "a\x1b[2J", ["<b>"]), rate=9.87), 6.0)
     assert state == {
-        **{"name": "TANK", "ts": 5.0, "received": None, "sender": "HDL", "rate": "9.9/s", "note": "", "limits": {0: "above 1.9"}},
+        **{"name": "TANK", "ts": 5.0, "received": None, "sender": "HDL", "rate": "9.9/s", "note": ""},
+        "limits": {0: "above 1.9"},
         "texts": ["2.5", "7", "true", "a\\x1b[2J", '["<b>"]'],
     }
 
@@ -39,6 +40,18 @@ def test_state() -> None:
 def test_state_without_values(view: View, note: str) -> None:
     state = pageview.state(view, 6.0)
     assert (state["ts"], state["texts"], state["note"]) == (None, [], note)
+
+
+def test_state_says_what_the_library_says_of_age() -> None:
+    """The writer's clock is ahead, and still its record is old: the server has not heard of it for long."""
+    tank = parse_record("TANK", {"max_age": 3.0, "fields": [*HEAD, ["level", 0.0]]})
+    ahead = View(tank, tank.trame(1000.0, "HDL", 1.0), received=900.0)
+    assert ahead.stale(905.0)
+    assert pageview.state(ahead, 905.0)["note"] == ahead.notes(905.0) != ""
+    assert pageview.state(ahead, 905.0)["received"] == 900.0
+    fresh = View(tank, tank.trame(900.0, "HDL", 1.0), received=900.0)
+    assert pageview.state(fresh, 901.0)["note"] == ""
+    assert pageview.state(fresh, 904.0)["note"] == "old: over 3.0 s"
 
 
 def test_state_is_strict_json_also_of_times_that_are_none() -> None:

@@ -6,18 +6,23 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
 from servers import OwnServer
-from shareddata import DataDict, FieldError, SharedMemory, TSLog, pageapp, pagefeed
+from shareddata import DataDict, FieldError, SharedMemory, TSLog, pageapp, pagefeed, pagelooks
+from shareddata.frames import FrameFile
 from shareddata.page import Page, plotting_library
+from shareddata.sensors import SensorWriter
 from waiting import eventually
 from web import Event, ask, events
 
@@ -139,6 +144,122 @@ def test_logs_with_lags(page: Page, tank: SharedMemory) -> None:
     assert told["readers"]["reader:0"] == {"committed": 12, "lag": 8, "missing": 0}
     assert told["readers"]["reader:1"]["lag"] == 20
     assert "reader:1" in ask(f"{page.url}logs").text
+
+
+# -- sensors, frames, the doctor --------------------------------------------------------------------------------------
+
+
+def test_sensors_with_their_values(page: Page, tank: SharedMemory) -> None:
+    numpy = pytest.importorskip("numpy")
+    pytest.importorskip("cbor2")
+    with SensorWriter("lab", "dmm", tank) as writer:
+        writer.write("voltage", 12.5)
+        writer.write("label", "<b>bold</b>")
+        writer.write("pose", {"x": 1, "y": [1, 2]})
+        writer.write("trace", numpy.arange(1000, dtype="u2"))
+        writer.write("huge", numpy.zeros(1 << 20))
+        with events(f"{page.url}events/sensors") as found:
+            told = until(found, lambda event: event.data["sensors"] and len(event.data["sensors"][0]["values"]) == 6)
+            (sensor,) = told.data["sensors"]
+            assert (sensor["name"], sensor["note"], dict(sensor["values"])) == ("lab/dmm", "", {
+                "voltage": "12.5", "label": "<b>bold</b>", "pose/x": "1", "pose/y": "[1, 2]",
+                "trace": "uint16 array of 1000: 0 to 999", "huge": dict(sensor["values"])["huge"],
+            })  # fmt: skip
+            assert re.fullmatch(r"8,388,\d\d\d bytes", dict(sensor["values"])["huge"]), "too large to be summed up"
+            writer.write("voltage", 13.5)
+            until(found, lambda event: dict(event.data["sensors"][0]["values"])["voltage"] == "13.5")
+    text = ask(f"{page.url}sensors").text
+    assert "&lt;b&gt;bold" in text and "<b>bold" not in text
+
+
+@ANY_SERVER
+def test_damaged_sensor_does_not_hide_the_others(page: Page, tank: SharedMemory, client: Any) -> None:
+    pytest.importorskip("cbor2")
+    with SensorWriter("lab", "one", tank) as one, SensorWriter("lab", "other", tank) as other:
+        one.write("x", 1)
+        other.write("x", 2)
+        client.hset(tank.keys.sensor("lab/one"), "x", b"\xff")
+        with events(f"{page.url}events/sensors") as found:
+            first, second = until(found, lambda event: len(event.data["sensors"]) == 2).data["sensors"]
+    assert "another program wrote it" in first["note"] and not first["values"]
+    assert (second["note"], second["values"]) == ("", [["x", "2"]])
+
+
+def test_frames_are_pictures(page: Page, tank: SharedMemory) -> None:
+    numpy = pytest.importorskip("numpy")
+    with FrameFile("scan/1", tank, "w") as file:
+        data = file.create_dataset("data", shape=(0, 40, 60), maxshape=(None, 40, 60), dtype="u2", keep=4)
+        file.create_dataset("keys", shape=(0, 1, 1), maxshape=(None, 1, 1), dtype="i8")
+        data.append(numpy.arange(2400, dtype="u2").reshape(1, 40, 60))
+        with events(f"{page.url}events/frames") as found:
+            (told,) = next(found).data["files"]
+            assert [(each["path"], each["picture"], each["number"]) for each in told["datasets"]] == [
+                ("data", True, 0), ("keys", False, -1)
+            ]  # fmt: skip
+            picture = f"{page.url}frame.png?file=scan%2F1&dataset=data"
+            first = fetched(picture)
+            assert first == fetched(picture) and pixels(first) == (60, 40, 0, 255)
+            data.append(numpy.full((1, 40, 60), 7, "u2"))
+            until(found, lambda event: event.data["files"][0]["datasets"][0]["number"] == 1)
+            assert pixels(fetched(picture)) == (60, 40, 0, 0), "the newest one"
+    assert "scan/1" in ask(f"{page.url}frames").text
+
+
+@ANY_SERVER
+@pytest.mark.parametrize("query", ["", "file=none&dataset=data", "file=scan&dataset=keys", "file=scan&dataset=..%2F.."])
+def test_pictures_that_are_none(page: Page, tank: SharedMemory, query: str) -> None:
+    pytest.importorskip("numpy")
+    with FrameFile("scan", tank, "w") as file:
+        file.create_dataset("keys", shape=(1, 1, 1), maxshape=(None, 1, 1), dtype="i8")
+        assert ask(f"{page.url}frame.png?{query}").status == 404
+
+
+@ANY_SERVER
+def test_doctor_is_called_on_request(page: Page, write: Write) -> None:
+    write("TANK__measures", level=1.0)
+    assert "Nobody has asked the doctor" in ask(f"{page.url}doctor").text
+    assert ask(f"{page.url}doctor", "POST").status == 403, "not from another site's page"
+    origin = page.url.rstrip("/")
+    answers = []
+    begin = time.time()
+    for _ in range(3):
+        answers.append(ask(f"{page.url}doctor", "POST", origin=origin).status)
+    text = ask(f"{page.url}doctor").text
+    assert answers == [303] * 3 and "descriptions" in text and "just now" in text, time.time() - begin
+
+
+@ANY_SERVER
+def test_one_look_for_all_browsers(page: Page, tank: SharedMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sensors and frame files are looked at a few times a second, however many browsers there are."""
+    looks = []
+    real = pagelooks.listed
+    monkeypatch.setattr(pagelooks, "listed", lambda shm: looks.append(time.monotonic()) or real(shm))
+    opened = [events(f"{page.url}events/sensors") for _ in range(12)]
+    try:
+        for each in opened:
+            next(each.__enter__())
+        looks.clear()
+        begin = time.monotonic()
+        eventually(lambda: len(looks) >= 3)
+        assert time.monotonic() - begin > 0.9
+    finally:
+        for each in opened:
+            each.__exit__(None, None, None)
+
+
+def fetched(url: str) -> bytes:
+    with urlopen(url, timeout=10) as answer:
+        assert answer.headers["content-type"] == "image/png"
+        return bytes(answer.read())
+
+
+def pixels(picture: bytes) -> tuple[int, int, int, int]:
+    """Return a grey picture's width, height, least and greatest value."""
+    width, height = struct.unpack(">II", picture[16:24])
+    begin = picture.index(b"IDAT") + 4
+    data = zlib.decompress(picture[begin : begin + struct.unpack(">I", picture[begin - 8 : begin - 4])[0]])
+    values = b"".join(data[i * (width + 1) + 1 : (i + 1) * (width + 1)] for i in range(height))
+    return width, height, min(values), max(values)
 
 
 # -- streams ----------------------------------------------------------------------------------------------------------
@@ -387,8 +508,11 @@ def test_write_by_form_says_who_wrote(page: Page, tank: SharedMemory) -> None:
     assert (trame.sender, trame.valve, trame.speed) == ("alice (127.0.0.1)", "open", 2.5)
 
 
-def test_write_by_json_keeps_what_is_not_named(page: Page, write: Write) -> None:
-    write("TANK__measures", level=1.0, note="kept")
+def test_write_by_json_keeps_what_is_not_named(page: Page, tank: SharedMemory) -> None:
+    with DataDict("HDL_TANK", tank) as dd:
+        (measures,) = dd.set_datas_to_write(["TANK__measures"])
+        measures.set(level=1.0, note="kept")
+        dd.flush()
     sent = json.dumps({"count": 12, "open": True})
     answer = ask(
         f"{page.url}setdata/TANK__measures", "POST", body=sent, authorization=BEARER, content_type="application/json"
@@ -413,6 +537,19 @@ def test_wrong_writes_change_nothing(page: Page, tank: SharedMemory, form: Any, 
     with DataDict("T", tank) as dd:
         dd.set_datas_to_read(["TANK__command"])
         assert dd.next() == [None]
+
+
+@ANY_SERVER
+def test_owned_record_is_left_to_its_writer(page: Page, write: Write, tank: SharedMemory) -> None:
+    write("TANK__measures", level=1.0)
+    sent = {"level": "1.5", "sender": "alice"}
+    answer = ask(f"{page.url}setdata/TANK__measures", "POST", form=sent, authorization=BEARER)
+    assert answer.status == 409 and answer.json["error"].endswith(": nothing was written"), answer.text
+    assert re.search(r"record TANK__measures: 'HDL_TANK' \(.*process \d+ on .*writes it since", answer.json["error"])
+    assert "--take-over" not in answer.text
+    with DataDict("T", tank) as dd:
+        dd.set_datas_to_read(["TANK__measures"])
+        assert dd.next()[0].level == 1.0
 
 
 @ANY_SERVER

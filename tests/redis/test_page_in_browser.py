@@ -11,7 +11,9 @@ import pytest
 
 import browser
 from shareddata import DataDict, SharedMemory, TSLog
+from shareddata.frames import FrameFile
 from shareddata.page import Page
+from shareddata.sensors import SensorWriter
 from waiting import eventually
 
 pytestmark = [
@@ -216,11 +218,100 @@ def test_logs(chromium: Any, page: Page, dd: DataDict) -> None:
         window.locator('[data-reader="reader:0"]').get_by_text("2", exact=True).first.wait_for()
 
 
+def fill(shm: SharedMemory) -> None:
+    """Make a sensor and a frame file."""
+    numpy = pytest.importorskip("numpy")
+    pytest.importorskip("cbor2")
+    with SensorWriter("lab", "dmm", shm) as sensor, FrameFile("camera", shm, "w") as file:
+        sensor.write("note", "x" * 300)
+        file.create_dataset("data", data=numpy.arange(6000, dtype="u2").reshape(1, 60, 100), maxshape=(None, 60, 100))
+
+
+def test_clock_that_is_ahead_does_not_hide_an_old_record(chromium: Any, page: Page, dd: DataDict) -> None:
+    write(dd, level=1.0, ts=time.time() + 3600)
+    with browser.window(chromium) as window:
+        window.goto(page.url)
+        row(window).get_by_text("old: over 1.5 s").wait_for()
+        row(window).get_by_text("the writer's clock is 60.0 min ahead").wait_for()
+
+
+def test_sensors(chromium: Any, page: Page, dd: DataDict) -> None:
+    numpy = pytest.importorskip("numpy")
+    pytest.importorskip("cbor2")
+    with SensorWriter("lab", "dmm", dd.shm) as sensor, browser.window(chromium) as window:
+        sensor.write("voltage", 12.5)
+        sensor.write("label", HOSTILE)
+        window.goto(f"{page.url}sensors")
+        window.get_by_text("<script>").wait_for()
+        sensor.write("voltage", 13.25)
+        sensor.write("trace", numpy.arange(100))
+        window.get_by_text("13.25", exact=True).wait_for()
+        window.get_by_text("int64 array of 100: 0 to 99").wait_for()
+        assert window.locator(".sensor script, .sensor img").count() == 0
+        assert window.title().startswith("Sensors")
+
+
+def test_frames(chromium: Any, page: Page, dd: DataDict) -> None:
+    numpy = pytest.importorskip("numpy")
+    with FrameFile("camera", dd.shm, "w") as file, browser.window(chromium) as window:
+        black_and_white = numpy.repeat(numpy.array([[[0, 1000]]], "u2"), 30, axis=1).repeat(20, axis=2)
+        data = file.create_dataset("data", data=black_and_white, maxshape=(None, 30, 40))
+        window.goto(f"{page.url}frames")
+        window.locator("[data-part=number]", has_text="frame 0").wait_for()
+        eventually(lambda: levels(window) == [0, 255])
+        data.append(black_and_white[:, :, ::-1])
+        window.locator("[data-part=number]", has_text="frame 1").wait_for()
+        eventually(lambda: levels(window) == [255, 0])
+        window.keyboard.press("Space")
+        assert window.get_by_role("button", name="Go on").get_attribute("aria-pressed") == "true"
+        data.append(black_and_white)
+        window.wait_for_timeout(700)
+        assert levels(window) == [255, 0], "paused"
+
+
+def levels(window: Any) -> list[int]:
+    """Return how bright the picture is at its left and at its right."""
+    return list(window.evaluate("""() => {
+      const image = document.querySelector(".frame img"), canvas = document.createElement("canvas");
+      canvas.width = image.naturalWidth;
+      canvas.height = image.naturalHeight;
+      const context = canvas.getContext("2d");
+      context.drawImage(image, 0, 0);
+      return [1, canvas.width - 2].map((x) => context.getImageData(x, 5, 1, 1).data[0]);
+    }"""))
+
+
+def test_doctor(chromium: Any, page: Page, dd: DataDict) -> None:
+    write(dd, level=1.0)
+    with browser.window(chromium) as window:
+        window.goto(f"{page.url}doctor")
+        window.get_by_text("Nobody has asked the doctor").wait_for()
+        window.get_by_role("button", name="Examine").click()
+        window.get_by_role("rowheader", name="descriptions").wait_for()
+        assert window.locator(".verdict", has_text="ok").count() > 3
+
+
+def test_write_of_an_owned_record_names_its_writer(chromium: Any, page: Page, dd: DataDict) -> None:
+    dd.shm.init({"PUMP__state": {"owner": "HDL_PUMP", "fields": [*HEAD, ["speed", 0.0]]}}, keep=True)
+    with DataDict("HDL_PUMP", dd.shm) as pump, browser.window(chromium, expected="409") as window:
+        write(pump, "PUMP__state", speed=1.0)
+        window.goto(f"{page.url}login?token={TOKEN}")
+        window.goto(f"{page.url}record/PUMP__state")
+        window.get_by_text("This record is HDL_PUMP's").wait_for()
+        window.get_by_label("Who writes").fill("alice")
+        window.get_by_label("speed").fill("2.5")
+        window.get_by_role("button", name="Write").click()
+        window.get_by_text("'HDL_PUMP'").wait_for()
+        window.get_by_text("nothing was written").wait_for()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", ["", "record/TANK__measures", "logs", "login"])
+@pytest.mark.parametrize("path", ["", "record/TANK__measures", "sensors", "frames", "logs", "doctor", "login"])
 def test_phone(chromium: Any, page: Page, dd: DataDict, scheme: str, path: str) -> None:
     """On a phone nothing has to be moved sideways, and the ground is as light as the system says."""
     write(dd, level=2.0, note="x" * 300)
+    if path in ("sensors", "frames"):
+        fill(dd.shm)
     with browser.window(chromium, viewport={"width": 360, "height": 700}, color_scheme=scheme) as window:
         window.goto(page.url + path)
         window.wait_for_timeout(300)
