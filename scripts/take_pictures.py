@@ -54,6 +54,9 @@ SHOTS: Sequence[tuple[str, str, dict[str, Any]]] = (
     ("page-records-dark", "?q=tank", {"color_scheme": "dark", "viewport": {"width": 1280, "height": 300}}),
     ("page-record", "record/BATTERY__measures", {"viewport": {"width": 1280, "height": 800}}),
     ("page-record-dark", "record/TANK__measures", {"color_scheme": "dark", "viewport": {"width": 1280, "height": 640}}),
+    ("page-sensors", "sensors", {"viewport": {"width": 1280, "height": 420}}),
+    ("page-frames", "frames", {"color_scheme": "dark", "viewport": {"width": 1280, "height": 560}}),
+    ("page-doctor", "doctor", {"viewport": {"width": 1280, "height": 620}}),
     ("page-logs", "logs", {"viewport": {"width": 1280, "height": 310}}),
     ("page-phone", "?q=tank", {"viewport": {"width": 380, "height": 620}}),
     ("page-phone-dark", "record/TANK__measures", {"color_scheme": "dark", "viewport": {"width": 380, "height": 760}}),
@@ -135,7 +138,11 @@ def take(shm: SharedMemory, names: Sequence[str], seconds: float) -> None:
                 shape = {"viewport": {"width": 1280, "height": 800}, **options}
                 with browser.window(chromium, device_scale_factor=1.5, **shape) as window:
                     window.goto(page.url + path)
-                    window.locator("#link[data-state=live]").wait_for()
+                    if path == "doctor":
+                        window.get_by_role("button", name="Examine").click()
+                        window.locator(".findings").wait_for()
+                    else:
+                        window.locator("#link[data-state=live]").wait_for()
                     window.evaluate("document.querySelector('.where').textContent = 'unix:///run/robot/redis.sock'")
                     window.wait_for_timeout(2500)
                     window.screenshot(path=FOLDER / f"{name}.png")
@@ -151,8 +158,9 @@ def main() -> None:
     if reason := browser.missing():
         raise SystemExit(reason)
     FOLDER.mkdir(exist_ok=True)
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else HISTORY
     with tempfile.TemporaryDirectory() as logs:
-        demo.run(take, print, seconds=float(sys.argv[1]) if len(sys.argv) > 1 else HISTORY, logs=logs)
+        demo.run(take, print, seconds=seconds, logs=logs, camera=True)
     for path in sorted(FOLDER.glob("*.png")):
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB")
 

@@ -32,6 +32,7 @@ _LARGEST = 1 << 22  # bytes of a sensor's value that is read in order to be summ
 _LONGEST = 160  # characters of a value
 _FEW = 8  # elements of an array that is shown whole
 _SIDE = 1024  # pixels of a picture's longer side at most
+_MOST_PIXELS = 1 << 26  # of a frame that is shown
 _PICTURES = 32  # that are remembered
 
 
@@ -251,7 +252,7 @@ def is_picture(dataset: Any) -> bool:
         return False
     depth = _depth(dataset)
     height, width = dataset.shape[-depth:][:2]
-    return min(height, width) >= 4 and height * width <= 1 << 26
+    return bool(min(height, width) >= 4 and height * width <= _MOST_PIXELS)
 
 
 def newest(dataset: Any) -> tuple[int, ...] | None:
