@@ -11,7 +11,6 @@ The sections beside the records are in `pagerooms`; each is a line in `SECTIONS`
 """
 
 import asyncio
-import json
 import logging
 import math
 import time
@@ -36,13 +35,11 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
-from shareddata import metrics, pagerooms, pageview, table
-from shareddata.codec import decoder
-from shareddata.datadesc import Field, Record
-from shareddata.datadict import DataDict
+from shareddata import metrics, pagerooms, pageview, pagewrite, table
+from shareddata.datadesc import Record
 from shareddata.errors import FieldError, ServerError, SharedDataError, UnknownData, WriterConflict
 from shareddata.memory import SharedMemory
-from shareddata.pagefeed import NAME, TICK, Batch, Feed
+from shareddata.pagefeed import TICK, Batch, Feed
 from shareddata.pageguard import Guard, unauthorised
 from shareddata.table import View
 
@@ -68,7 +65,6 @@ SECTIONS = (
 )
 
 _ALIVE = 5.0  # seconds without news after which a stream says that it is still there
-_MOST_BODY = 1 << 20  # bytes of a request
 _MOST_STREAMS = 200  # each holds a connection, and what its browser has not taken yet
 _SPAN = 600.0  # seconds of the history that a plot begins with
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -267,7 +263,7 @@ class App:
         view = await self._view(request)
         names = [name for name in request.query_params.get("fields", "").split(",") if name]
         for name in names:
-            _field(view.record, name)
+            pagewrite.field_of(view.record, name)
         frequency = _number(request, "frequency", 1.0)
         if not 0 < frequency <= 1 / TICK:
             raise FieldError(f"frequency={frequency:g}: give 0.001 to {1 / TICK:g}, in events a second")
@@ -292,7 +288,9 @@ class App:
     async def _login(self, request: Request) -> Response:
         if request.method == "GET" and "token" not in request.query_params:
             return self._page("login.html", request, wrong=False, next=request.query_params.get("next", "/"))
-        given = dict(request.query_params if request.method == "GET" else parse_qsl((await _body(request)).decode()))
+        given = dict(request.query_params)
+        if request.method == "POST":
+            given = dict(parse_qsl((await pagewrite.body_of(request)).decode()))
         back = given.get("next", "/")
         if not self._guard.fits(given.get("token", "")):
             await asyncio.sleep(0.5)  # who guesses gets tired
@@ -309,63 +307,15 @@ class App:
             raise HTTPException(403, "Another site's page may not write here.")
         view = await self._view(request)
         client = request.client.host if request.client else "nobody"
-        given = _given(await _body(request), request.headers.get("content-type", ""))
+        given = pagewrite.given_in(await pagewrite.body_of(request), request.headers.get("content-type", ""))
         if not given:
             raise FieldError("the request holds no fields: send field=value, or a JSON object")
         sender = f"{given.pop('sender', '') or 'page'} ({client})"
-        values = {name: _value(_field(view.record, name), value) for name, value in given.items()}
-        written = await asyncio.to_thread(_set, self._shm, view.record.name, sender, values)
+        fields = {name: pagewrite.field_of(view.record, name) for name in given}
+        values = {name: pagewrite.value_of(fields[name], value) for name, value in given.items()}
+        written = await asyncio.to_thread(pagewrite.write, self._shm, view.record.name, sender, values)
         log.info("%s wrote %s: %s", sender, view.record.name, table.fields_text(written))
         return Response(table.as_json(written), media_type="application/json")
-
-
-def _set(shm: SharedMemory, name: str, sender: str, values: Mapping[str, Any]) -> View:
-    """Write a record and return what was written.
-
-    Redis: MULTI, HMGET, HSET and XADD, EXEC.
-    """
-    with DataDict(NAME, shm) as dd:
-        (data,) = dd.set_datas_to_write([name])
-        data.set(**values, sender=sender)
-        dd.flush()
-        return View(shm.describe(name), data.values)
-
-
-def _held(request: Request, error: Exception) -> Response:
-    """Answer that somebody else writes a record; what a program could do about it is no advice for a browser."""
-    who = str(error).partition(": run one copy only")[0]
-    return JSONResponse({"error": f"{who}: nothing was written"}, 409)
-
-
-def _given(body: bytes, kind: str) -> dict[str, Any]:
-    """Return the fields that a request names: of a JSON object, or of a form."""
-    try:
-        if not kind.startswith("application/json"):
-            return dict(parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True))
-        given = json.loads(body)
-    except ValueError as error:
-        raise FieldError(f"the request holds no fields: {error}: send field=value, or a JSON object") from None
-    if not isinstance(given, dict) or not isinstance(given.get("sender", ""), str):
-        raise FieldError("the request holds no JSON object of fields, with a text as sender")
-    return given
-
-
-def _value(field: Field, given: Any) -> Any:
-    """Return the value that a text stands for; what has a type already is left for `set` to check."""
-    if not isinstance(given, str) or field.type == "str":
-        return given
-    try:
-        return json.loads(given) if field.dtype else decoder(field.type)(given.encode())
-    except (ValueError, KeyError, TypeError):
-        raise FieldError(f"field {field.name!r}: {given!r} is no {field.type_text()}: nothing was written") from None
-
-
-def _field(record: Record, name: str) -> Field:
-    try:
-        return record.field(name)
-    except KeyError:
-        there = ", ".join(field.name for field in record.fields)
-        raise FieldError(f"record {record.name} has no field {name!r}: it has {there}") from None
 
 
 def _number(request: Request, name: str, usual: float) -> float:
@@ -374,15 +324,6 @@ def _number(request: Request, name: str, usual: float) -> float:
         return usual if text is None else float(text)
     except ValueError:
         raise FieldError(f"{name}={text}: expected a number") from None
-
-
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BODY:
-            raise HTTPException(413, f"The request is larger than {_MOST_BODY} bytes.")
-    return body
 
 
 def _newest(view: View | None) -> dict[str, Any] | None:
@@ -412,7 +353,7 @@ def _say(request: Request, error: Exception) -> Response:
 _ANSWERS: dict[Any, Callable[[Request, Exception], Response]] = {
     UnknownData: _answer(404),
     FieldError: _answer(400),
-    WriterConflict: _held,
+    WriterConflict: pagewrite.held,
     ServerError: _answer(503),
     SharedDataError: _answer(500),
     HTTPException: _say,

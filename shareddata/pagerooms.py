@@ -60,15 +60,25 @@ class Rooms:
 
     async def logs(self, request: Request) -> Response:
         """Show the logs, and how far their readers are."""
-        return self._page("logs.html", request, states=await self._feed.logs())
+        try:
+            return self._page("logs.html", request, states=await self._feed.logs())
+        except ServerError as error:
+            return self._page("logs.html", request, 503, states=[], trouble=str(error))
 
     async def sensors(self, request: Request) -> Response:
         """Show the sensors and their values."""
-        return self._page("sensors.html", request, **(await self._sensors_seen.get()).content)
+        return await self._seen("sensors.html", request, self._sensors_seen, {"sensors": []})
 
     async def frames(self, request: Request) -> Response:
         """Show the frame files with their newest frames."""
-        return self._page("frames.html", request, **(await self._frames_seen.get()).content)
+        return await self._seen("frames.html", request, self._frames_seen, {"files": [], "others": []})
+
+    async def _seen(self, template: str, request: Request, shared: Shared, nothing: dict[str, Any]) -> Response:
+        """Show what a look found; a server that is away is told of, and the page loads again when it is back."""
+        try:
+            return self._page(template, request, **(await shared.get()).content)
+        except ServerError as error:
+            return self._page(template, request, 503, trouble=str(error), **nothing)
 
     async def frame(self, request: Request) -> Response:
         """Send the newest frame of a dataset as a picture."""

@@ -19,7 +19,7 @@ from urllib.request import urlopen
 import pytest
 
 from servers import OwnServer
-from shareddata import DataDict, FieldError, SharedMemory, TSLog, pageapp, pagefeed, pagelooks
+from shareddata import DataDict, FieldError, SharedMemory, TSLog, pagefeed, pagelooks, pagewrite
 from shareddata.frames import FrameFile
 from shareddata.page import Page, plotting_library
 from shareddata.sensors import SensorWriter
@@ -409,8 +409,12 @@ def test_server_that_goes_away_is_told_of(own_server: Callable[..., OwnServer]) 
             server.kill()
             assert "nobody answers" in until(found, lambda event: event.data["trouble"]).data["trouble"]
             assert ask(page.url).status == 200, "the page says so, with the values that it has"
+            for path in ("sensors", "frames", "logs"):
+                answer = ask(f"{page.url}{path}")
+                assert answer.status == 503 and "nobody answers" in answer.text and "</nav>" in answer.text
             server.start()
             until(found, lambda event: not event.data["trouble"])
+            eventually(lambda: ask(f"{page.url}frames").status == 200)
 
 
 def test_records_described_anew_are_told_of(page: Page, tank: SharedMemory) -> None:
@@ -566,7 +570,7 @@ def test_other_sites_cannot_use_the_cookie(page: Page) -> None:
 
 @ANY_SERVER
 def test_too_large_a_request(page: Page) -> None:
-    body = "valve=" + "x" * (pageapp._MOST_BODY + 1)
+    body = "valve=" + "x" * (pagewrite._MOST_BODY + 1)
     try:
         answer = ask(f"{page.url}setdata/TANK__command", "POST", body=body, authorization=BEARER)
     except (BrokenPipeError, ConnectionResetError):
