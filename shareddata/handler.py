@@ -209,6 +209,20 @@ class Handler:
         if len(missing) == len(names):
             self.shm.describe(names[0])
 
+    def claim(self, names: Sequence[str]) -> None:
+        """Declare records now that were named to `writes`, not when they are first published.
+
+        Who may not write them is told so at the start, and a value that comes while the server is away is kept.
+
+        Raises:
+            UnknownData: no such record.
+            WriterConflict: another program writes one that has an owner.
+            ServerUnreachable, ServerTimeout: no server.
+
+        Redis: as `DataDict.set_datas_to_write`.
+        """
+        self._datas.update(zip(names, self.dd.set_datas_to_write(names)))
+
     def fields_for(self, record: str, channels: Sequence[str]) -> tuple[list[str], list[int]]:
         """Return a record's fields but ts and sender, and the channels as numbers; exit 2 if they do not fit together.
 
@@ -440,6 +454,7 @@ def _command_line(drive: Callable[..., None], texts: Mapping[str, str]) -> Calla
     ]
     names = [each.name for each in parameters if each.kind is not each.VAR_POSITIONAL]
     own_names = [each.name for each in given if each not in rest]
+    collect.__doc__ = sys.modules[drive.__module__].__doc__  # the help tells what the program's head does
     collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return collect
 
