@@ -285,6 +285,7 @@ def connect(bridge: Bridge, broker: Broker, subscribe: str, namespace: str) -> N
 
 
 @program(
+    head=__doc__,
     do_debug="Show debugging information for the bridge",
     broker="Address of the broker: mqtt://host:port, mqtts://host:port (TLS), unix:///path; user and password are"
     " $SHAREDDATA_MQTT_USER and the file that $SHAREDDATA_MQTT_PASSWORD_FILE names",

@@ -43,8 +43,9 @@ log = logging.getLogger("shareddata")
 COUNTS = ("sent", "replaced", "missed", "returned", "received", "written", "known", "refused")
 """What is counted; a bridge's status record has a field for each.
 
-sent: handed to the other side; replaced: not passed on, a newer value of the record came before it could be; missed: written and gone before it could be read; returned: written by this bridge, so not sent back; received: came
-from the other side; written: of these, written; known: the record has the same or a later one; refused: wrong.
+sent: handed to the other side; replaced: not passed on, a newer value of the record came before it could be; missed:
+written and gone before it could be read; returned: written by this bridge, so not sent back; received: came from the
+other side; written: of these, written; known: the record has the same or a later one; refused: wrong.
 """
 
 _WAIT = 0.25  # seconds that the reader of histories waits in the server, and so for a bridge's end
@@ -62,7 +63,7 @@ class Update(NamedTuple):
     record: Record
     trame: Any
     stale: bool
-    """Whether it is older than the record's `max_age`, or the record is gone."""
+    """Whether it is older than the record's `max_age`, the record is gone, or the server is away."""
 
 
 class Tally:
@@ -126,6 +127,7 @@ class Outgoing:
         tally: counts.
         every: whether each update of a record with history goes out; else the newest one at each look.
         frequency: looks per second at records without history, or at all when only the newest go out.
+        also_own: whether what this bridge wrote goes out too: where the other side shows values only.
 
     Raises:
         UnknownData: a name is not described, or nothing matches.
@@ -137,8 +139,9 @@ class Outgoing:
 
     def __init__(
         self, handler: Handler, patterns: Sequence[str], send: Callable[[Update], None], tally: Tally,
-        every: bool = True, frequency: float = 10.0,
+        every: bool = True, frequency: float = 10.0, also_own: bool = False,
     ) -> None:  # fmt: skip
+        self._also_own = also_own
         self._shm, self._name = handler.shm, handler.dd.app_name
         self._patterns, self._send, self._tally = patterns, send, tally
         self._every, self._period = every, 1 / frequency
@@ -219,7 +222,8 @@ class Outgoing:
 
     def _look(self, dd: DataDict, layouts: Mapping[str, Layout], histories: Histories) -> None:
         """Look at all records: for those without history, for what bypassed a history, for what has become stale."""
-        trames = self._newest(dd, [*layouts])
+        found = self._newest(dd, [*layouts])
+        trames = found or {}
         for name, layout in layouts.items():
             trame = trames.get(name)
             if trame is not None and self._is_news(name, layout.encode(trame), name in histories.places):
@@ -228,17 +232,17 @@ class Outgoing:
         for name, last in self._last.items():
             record = layouts[name].record if name in layouts else None
             gone = record is None or (name in trames and trames[name] is None)
-            stale = gone or bool(record and record.stale(last.trame, now))
-            if record and stale != last.stale and not last.own:
+            stale = gone or found is None or bool(record and record.stale(last.trame, now))
+            if record and stale != last.stale and (self._also_own or not last.own):
                 self._send(Update(record, last.trame, stale))
             last.stale = stale
 
-    def _newest(self, dd: DataDict, names: Sequence[str]) -> dict[str, Any]:
-        """Return what is in records now; nothing while the server is away, and nothing of one that is damaged."""
+    def _newest(self, dd: DataDict, names: Sequence[str]) -> dict[str, Any] | None:
+        """Return what is in records now, nothing of one that is damaged; None while the server is away."""
         try:
             return dict(zip(names, dd.next())) if names else {}
         except (ServerUnreachable, ServerTimeout):
-            return {}
+            return None
         except DecodeError:
             views = snapshot(self._shm, names)
             for view in views:
@@ -272,7 +276,7 @@ class Outgoing:
         own = trame.sender == self._name
         stale = record.stale(trame, self._shm.clock.now())
         self._last[record.name] = _Last(trame, body, stale, own)
-        if own:
+        if own and not self._also_own:
             self._tally.add("returned")
         else:
             self._send(Update(record, trame, stale))
@@ -289,6 +293,7 @@ class Value(NamedTuple):
     ts: float | None
     origin: str
     reply: Callable[[str], None] | None
+    part: bool
 
 
 class Incoming:
@@ -333,7 +338,7 @@ class Incoming:
 
     def put(
         self, record: str, values: Mapping[str, Any], ts: float | None = None, origin: str = "",
-        reply: Callable[[str], None] | None = None,
+        reply: Callable[[str], None] | None = None, part: bool = False,
     ) -> None:  # fmt: skip
         """Take values of a record's fields; those that are not given keep what the record has. In any thread.
 
@@ -343,9 +348,11 @@ class Incoming:
             ts: seconds since 1970, when they were measured; None for now, when they are written.
             origin: where they came from, for messages.
             reply: called in the program's thread, with "" when they were written, else with the reason.
+            part: the fields come one by one, each with its own time, which the caller has looked at: the record gets
+                the latest.
         """
         self._tally.add("received")
-        value = Value(record, values, ts, origin or record, reply)
+        value = Value(record, values, ts, origin or record, reply, part)
         if len(self._queue) >= _MOST_WAITING:
             self._refuse(value, f"{_MOST_WAITING} values wait to be written")
             return
@@ -398,7 +405,9 @@ class Incoming:
             raise FieldError("the server of the shared memory takes nothing now")
         self._known.update(zip(self.names, trames or ()))
         current = self._known.get(record.name)
-        if ts is not None and current is not None and ts <= current.ts:
+        if ts is not None and current is not None and value.part:
+            ts = max(ts, current.ts)
+        elif ts is not None and current is not None and ts <= current.ts:
             self._tally.add("known")
             return f"record {record.name} has a value of {current.ts:.3f} already, this one is of {ts:.3f}"
         kept = {} if current is None else dict(zip((f.name for f in record.fields[2:]), current[2:]))
@@ -459,19 +468,22 @@ class Bridge:
         send: takes an `Update`, in a thread.
         every: see `Outgoing`.
         frequency: see `Outgoing`.
+        also_own: see `Outgoing`.
+        only_in: whether something else comes in, so that no record needs to be named.
         status: the record for the counts; left out where it is not described.
     """
 
     def __init__(
         self, handler: Handler, records: Sequence[str], write: str, send: Callable[[Update], None],
-        *, every: bool = True, frequency: float = 10.0, status: str = "",
+        *, every: bool = True, frequency: float = 10.0, also_own: bool = False, only_in: bool = False,
+        status: str = "",
     ) -> None:  # fmt: skip
         names = list(dict.fromkeys(write.replace(",", " ").split()))
-        if not records and not names:
+        if not records and not names and not only_in:
             handler.wrong_usage("name the records that go out, or with --write those that may be written")
         self.tally = Tally()
         self._handler, self._status = handler, status if status in handler.shm.names() else ""
-        self.outgoing = Outgoing(handler, records, send, self.tally, every, frequency)
+        self.outgoing = Outgoing(handler, records, send, self.tally, every, frequency, also_own)
         self.incoming = Incoming(handler, names, self.tally)
         if self._status:
             handler.writes([self._status])

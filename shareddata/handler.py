@@ -402,7 +402,8 @@ def program(**texts: str) -> Callable[[Callable[..., None]], Callable[..., None]
     the initialisation when -i is given, runs the function, and stops as the module's head says.
 
     Args:
-        texts: a help text for each of the function's parameters, and for `do_debug`.
+        texts: a help text for each of the function's parameters, and for `do_debug`; `head` for what the help tells
+            below the usage, such as the module's own docstring.
 
     Returns:
         A decorator. The program that it makes takes a list of arguments, `sys.argv`'s by default.
@@ -454,7 +455,7 @@ def _command_line(drive: Callable[..., None], texts: Mapping[str, str]) -> Calla
     ]
     names = [each.name for each in parameters if each.kind is not each.VAR_POSITIONAL]
     own_names = [each.name for each in given if each not in rest]
-    collect.__doc__ = sys.modules[drive.__module__].__doc__  # the help tells what the program's head does
+    collect.__doc__ = texts.get("head")
     collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return collect
 
