@@ -40,7 +40,7 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from shareddata.bridge import Bridge, Update
-from shareddata.errors import ServerSetupError
+from shareddata.errors import ServerSetupError, SharedDataError
 from shareddata.handler import Handler, needs, program
 from shareddata.login import check_typed, login
 from shareddata.table import clean, dumps
@@ -166,6 +166,16 @@ class Broker:
             self._client.publish(self._state_topic, "offline", qos=1, retain=True).wait_for_publish(1)
         self._client.disconnect()
         self._client.loop_stop()
+
+    def state(self) -> dict[str, Any]:
+        """Return what the status record tells besides the counts.
+
+        Raises:
+            SharedDataError: the thread has ended by a mistake; its traceback was printed.
+        """
+        if not self._thread.is_alive():
+            raise SharedDataError("nothing is published any more, see above: start this program again")
+        return {"connected": self.connected}
 
     def send(self, topic: str, payload: bytes) -> None:
         """Publish, or keep until the broker can take it; what a newer one replaces is counted."""
@@ -323,7 +333,7 @@ def main(
         connect(bridge, peer, subscribe, namespace)
         peer.start()
         try:
-            bridge.run(lambda: {"connected": peer.connected})
+            bridge.run(peer.state)
         finally:
             peer.close()
 
