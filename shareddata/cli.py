@@ -26,6 +26,7 @@ from shareddata import (
     arraydemo,
     demo,
     descfile,
+    eras,
     logcli,
     lookcli,
     scaffold,
@@ -319,10 +320,11 @@ def tail(
         if not record.history:
             raise SharedDataError(f'record {name} has no history: describe it with "history": 256, or use `watch`')
         follower = dd.follow_data(name, since=begin, timeout=timeout)
-        told = 0
+        told, past = 0, [] if begin is None else shm.eras(name)
         try:
             for number, trame in enumerate(follower if count != 0 else (), 1):
-                view = table.View(record, trame)
+                then = eras.as_then(past, record, eras.milliseconds(follower.id)) if past else record
+                view = table.View(then, trame)
                 print(table.as_json(view) if json else table.line(view, name=False), flush=True)
                 told = arguments.tell_missed(told, follower.missed)
                 if number == count:

@@ -210,13 +210,9 @@ class Connection:
 
     def _open_once(self, timeout: float) -> None:
         sock = self._dial(timeout)
-        self._sock = sock
         closes = sock.close if self._master is None else partial(self._master.close, sock)
         self._close_socket = weakref.finalize(self, closes)  # also of a connection that is forgotten
-        reader = hiredis.Reader()
-        self._feed, self._gets, self._has_data = reader.feed, reader.gets, reader.has_data
-        self._recv = sock.recv
-        self._ready = self._watch(sock)
+        self._use(sock)
         self._clock_offset = None
         self.messages.clear()
         harmless, self._harmless, self._opening = self._harmless, True, True
@@ -235,6 +231,14 @@ class Connection:
         if self._away:
             self._away = False
             log.warning("%s: the server is back", self.address.shown)
+
+    def _use(self, sock: socket.socket) -> None:
+        """Speak through a connected socket, with a parser of its own."""
+        self._sock = sock
+        reader = hiredis.Reader()
+        self._feed, self._gets, self._has_data = reader.feed, reader.gets, reader.has_data
+        self._recv = sock.recv
+        self._ready = self._watch(sock)
 
     # What takes time but is no answer; `aio` has its own of these three, and of nothing else.
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from shareddata.datadesc import Record
+from shareddata.eras import Era
 from shareddata.errors import DecodeError
 from shareddata.logwriter import newer, parted
 from shareddata.names import Names, made_key, writer_key
@@ -168,11 +169,12 @@ class HistoryCopy(Stream):
         super().__init__(name, name, source.history(name), destination.history(name))
         self._names = destination
         self.record: Record | None = None
+        self.eras: Sequence[Era] = ()
         self._layout: Layout | None = None
 
-    def described(self, record: Record) -> None:
-        """Take a description."""
-        self.record = record
+    def described(self, record: Record, eras: Sequence[Era] = ()) -> None:
+        """Take a description, and the earlier ones."""
+        self.record, self.eras = record, eras
         self._layout = Layout(record, self._names)
 
     def take(self, answers: Iterator[Any], wanted: bool) -> None:

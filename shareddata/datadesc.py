@@ -80,10 +80,16 @@ class Field:
     shape: tuple[int, ...] = ()
 
     def outside(self, value: Any) -> bool:
-        """Tell whether a number is out of this field's limits; NaN is outside of any limit."""
-        if self.min is not None and not value >= self.min:
-            return True
-        return self.max is not None and not value <= self.max
+        """Tell whether a number is out of this field's limits; NaN is outside of any limit.
+
+        A value of another type, from a time when the field was described otherwise, is not.
+        """
+        try:
+            if self.min is not None and not value >= self.min:
+                return True
+            return self.max is not None and not value <= self.max
+        except TypeError:
+            return False
 
     @property
     def kind(self) -> tuple[str, str | None, tuple[int, ...]]:
@@ -235,6 +241,10 @@ class Record:
             result["max_age"] = self.max_age
         result["fields"] = [_field_as_json(f) for f in self.fields]
         return result
+
+    def declaration(self) -> str:
+        """Return the description as it stands in Redis."""
+        return json.dumps(self.as_json(), ensure_ascii=False)
 
 
 def _field_as_json(f: Field) -> list[Any]:

@@ -11,7 +11,7 @@ It belongs to one thread at a time: `SharedMemory` holds its lock.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from shareddata import datadesc
@@ -78,15 +78,22 @@ class Descriptions:
         """
         self.refresh()
         missing = [name for name in dict.fromkeys(names) if is_name(name) and name not in self._records]
-        if not missing:
-            return
-        if self._texts is None:
-            found = dict(zip(missing, self._connection.ask("HMGET", self._key, *missing)))
-        else:
-            found = {name: self._texts.get(name) for name in missing}
-        for name, text in found.items():
+        for name, text in self._read(missing).items():
             if text is not None:
-                self._records[name] = self._parsed(name, text)
+                self._records[name] = self.parsed(name, text)
+
+    def texts(self, names: Collection[str]) -> dict[str, bytes | None]:
+        """Return the descriptions of records as they stand in the server, None for a record that is not there.
+
+        Redis: HMGET unless all were read since the epoch changed.
+        """
+        self.refresh()
+        return self._read(names)
+
+    def _read(self, names: Collection[str]) -> dict[str, bytes | None]:
+        if self._texts is not None:
+            return {name: self._texts.get(name) for name in names}
+        return dict(zip(names, self._connection.ask("HMGET", self._key, *names))) if names else {}
 
     def get(self, name: str) -> Record | None:
         """Return a record's description, None if there is none.
@@ -99,7 +106,14 @@ class Descriptions:
         self.ask_for([name])
         return self._records.get(name)
 
-    def _parsed(self, name: str, text: bytes) -> Record:
+    def parsed(self, name: str, text: bytes) -> Record:
+        """Return the record that a text describes.
+
+        Raises:
+            DecodeError: it is no description.
+
+        Redis: none.
+        """
         try:
             return replace(datadesc.parse_record(name, json.loads(text)), clock=self._now)
         except (DescriptionError, ValueError, RecursionError) as error:

@@ -20,6 +20,7 @@ from typing import Any
 
 from shareddata.address import Address
 from shareddata.copies import HistoryCopy, LogCopy, Place, Stream, order
+from shareddata.eras import Era
 from shareddata.errors import LogFormatError, ServerUnreachable, SharedDataError, WriterConflict
 from shareddata.logwriter import newer, writers
 from shareddata.logwriter import token as writer_token
@@ -133,18 +134,27 @@ class Destination(End):
     def _describe(self, streams: Sequence[Stream]) -> None:
         """Carry the descriptions over that differ.
 
-        Redis: HGETALL; as `SharedMemory.init`.
+        Redis: HGETALL, XREVRANGE; as `SharedMemory.init`.
         """
         destination = self.memory
         there = set(destination.names())
-        changed = {}
+        changed, earlier = {}, {}
         for stream in streams:
             if not isinstance(stream, HistoryCopy) or stream.record is None:
                 continue
-            if stream.name not in there or destination.describe(stream.name) != stream.record:
-                changed[stream.name] = stream.record.as_json()
+            notes = self._not_noted(stream)
+            if notes or stream.name not in there or destination.describe(stream.name) != stream.record:
+                changed[stream.name], earlier[stream.name] = stream.record.as_json(), notes
         if changed:
-            destination.init(changed, keep=True)
+            destination.init(changed, keep=True, earlier=earlier)
+
+    def _not_noted(self, stream: HistoryCopy) -> list[Era]:
+        """Return how the source described a record earlier, as far as the destination has not noted that.
+
+        Redis: XREVRANGE where there is anything.
+        """
+        noted = self.memory.eras(stream.name) if stream.eras else []
+        return [era for era in stream.eras if not noted or order(era.until) > order(noted[-1].until)]
 
     def _sync(self, streams: Sequence[Stream]) -> None:
         """Find out where to go on, and take the right to write: what is late on its way is void from now on.

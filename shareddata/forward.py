@@ -274,7 +274,7 @@ class Forward:
                 stream.begun = self._begin(stream)
             elif stream.trouble == _GONE:
                 stream.trouble = ""
-            stream.described(record)
+            stream.described(record, shm.eras(name))
             stream.known = False
         for stream in self.streams.values():
             if isinstance(stream, HistoryCopy) and stream.name not in chosen and not stream.trouble:

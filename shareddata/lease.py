@@ -106,7 +106,7 @@ class Lease:
         Raises:
             WriterConflict: another program holds one of them, and lives; nothing was taken.
 
-        Redis: TIME; MULTI, SET, GET, DEL, EXEC, WATCH, MGET; MULTI, SET for each record, EXEC, WATCH, GET; PTTL, INFO
+        Redis: TIME; MULTI, SET, DEL, EXEC, WATCH, MGET; MULTI, SET for each record, EXEC, WATCH, GET; PTTL, INFO
         server where another program holds one.
         """
         self._begin(next(iter(owners.values())))
@@ -158,24 +158,25 @@ class Lease:
         From here on the program's fence and these leases are watched. A record was taken also when whoever took it has
         given it back since: the fence tells.
 
-        Redis: MULTI, SET, GET, DEL, EXEC, WATCH, MGET.
+        Redis: MULTI, SET, EXEC, WATCH, MGET; where a record was taken again, with DEL.
         """
         names = [*dict.fromkeys([*self._records, *more])]
         leases, subject = [self._keys.lease(name) for name in names], f"the lease of record {names[0]}"
         fence = self._keys.fence(self._scope, self._id)
-        request = transaction([self._alive, pack("GET", fence), pack("DEL", fence)])  # what it told is looked at now
         guard = pack("WATCH", fence, *leases) + pack("MGET", fence, *leases)
+        commands = [self._alive]
         self._connection.settle()
-        while not (answers := self._connection.transact(request, [subject] * 3, guard)):
-            pass  # what was watched before was touched; that is over
-        told, *texts = self._connection.guarded
-        taker = _holder(told) or _holder(answers[1])
-        holders = {name: _holder(text) for name, text in zip(names, texts)}
-        for name in self._records.keys() - self._lost.keys():
-            holder = holders[name] or taker
-            if holder and holder.get("id") != self._id:
-                self._lost[name] = self._told(name, holder, bool(holders[name]))
-        return holders
+        while True:
+            self._connection.transact(transaction(commands), [subject] * len(commands), guard)
+            told, *texts = self._connection.guarded
+            holders = {name: _holder(text) for name, text in zip(names, texts)}
+            for name in self._records.keys() - self._lost.keys():
+                holder = holders[name] or _holder(told)
+                if holder and holder.get("id") != self._id:
+                    self._lost[name] = self._told(name, holder, bool(holders[name]))
+            if told is None:
+                return holders
+            commands = [self._alive, pack("DEL", fence)]  # now that it is noted; void if another one takes a record
 
     def _take(self, names: Iterable[str], others: Mapping[str, Mapping[str, Any]]) -> bool:
         """Write this program's name to records that were just looked at, and keep others from writing them.
@@ -205,7 +206,7 @@ class Lease:
             WriterConflict: another program has taken one of these records; nothing was written.
             ServerTimeout, ServerUnreachable, ServerRefused: as `Connection.transact`.
 
-        Redis: the request, WATCH, GET; after a reconnection or a loss before that MULTI, SET, GET, DEL, EXEC, WATCH,
+        Redis: the request, WATCH, GET; after a reconnection or a loss before that MULTI, SET, DEL, EXEC, WATCH,
         MGET, and MULTI, SET, EXEC for what the server has lost.
         """
         for _ in range(_TRIES):

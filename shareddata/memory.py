@@ -10,17 +10,18 @@ Invariants:
 """
 
 import difflib
-import json
 import logging
+import math
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Protocol
 
-from shareddata import descfile
+from shareddata import descfile, eras
 from shareddata.address import Address, resolve
 from shareddata.clock import ServerClock
 from shareddata.confirmed import ConfirmedConnection
@@ -28,7 +29,9 @@ from shareddata.connection import Connection
 from shareddata.datadesc import Record, check_compatible
 from shareddata.descfile import Source
 from shareddata.described import Descriptions
+from shareddata.eras import Decode, Era
 from shareddata.errors import (
+    DecodeError,
     DescriptionError,
     NotInitialized,
     ServerRefused,
@@ -183,15 +186,24 @@ class SharedMemory:
         with self._lock:
             return self._described.names()
 
-    def describe(self, name: str) -> Record:
+    def describe(self, name: str, at: float | str | None = None) -> Record:
         """Return the description of a record: its fields, units and limits.
+
+        Args:
+            name: the record.
+            at: seconds since 1970, by the server's clock, or the id of an entry of its history: the description that
+                was in force then. Of times before the oldest one that is known that one; None for now.
 
         Raises:
             UnknownData: no record has this name; the message names near ones.
             DecodeError: what is in Redis is no description.
 
-        Redis: HMGET when it was not read since the descriptions changed.
+        Redis: HMGET when it was not read since the descriptions changed; with `at` XREVRANGE.
         """
+        if at is not None:
+            now = self.describe(name)
+            then = eras.milliseconds(at) if isinstance(at, str) else millisecond(at)
+            return replace(eras.in_force(self.eras(name), now, then), clock=self.clock.now)
         with self._lock:
             record = self._described.get(name)
             if record is not None:
@@ -282,6 +294,23 @@ class SharedMemory:
 
     # -- the past -----------------------------------------------------------------------------------------------------
 
+    def eras(self, name: str) -> list[Era]:
+        """Return how a record was described earlier, the oldest first, each with the id of when that ended.
+
+        Redis: XREVRANGE.
+        """
+        with self._lock:
+            self._connection.settle()
+            (answer,) = self._connection.read(eras.question(self.keys, name), [f"record {name}"])
+        return eras.answered(self.keys, name, answer)
+
+    def decoder(self, layout: Layout) -> Decode:
+        """Return what decodes the entries of a record's history, each with the types that it was written with.
+
+        Redis: XREVRANGE.
+        """
+        return eras.decoder(layout, self.keys, self.eras(layout.record.name))
+
     def at(self, time: float, before: bool = False) -> dict[str, Any]:
         """Return all records as they were at a time, from their histories.
 
@@ -306,19 +335,21 @@ class SharedMemory:
             >>> shm.at(time.time() + 1)["BATTERY__measures"].voltage
             12.5
 
-        Redis: MULTI, XREVRANGE for each record, EXEC; XINFO STREAM for each that had nothing then.
+        Redis: MULTI, XREVRANGE twice for each record, EXEC; XINFO STREAM for each that had nothing then.
         """
         with self._lock:
             layouts = [layout for layout in self.layouts(self.names()) if layout.has_history]
             end = millisecond(time, before)
             commands = [pack("XREVRANGE", layout.history_key, end, "-", "COUNT", 1) for layout in layouts]
+            commands += [eras.question(self.keys, layout.record.name) for layout in layouts]
             self._connection.settle()
-            answers = self._connection.read(question(commands), layouts) if commands else []
+            answers = self._connection.read(question(commands), layouts * 2) if commands else []
             found = Moment()
-            for layout, entries in zip(layouts, answers):
+            for layout, entries, notes in zip(layouts, answers, answers[len(layouts) :]):
                 if entries:
                     identity, fields = entries[0]
-                    found[layout.record.name] = layout.decode_entry(fields, identity.decode())
+                    decode = eras.decoder(layout, self.keys, eras.answered(self.keys, layout.record.name, notes))
+                    found[layout.record.name] = decode(fields, identity.decode())
                 elif not self._trimmed(layout):
                     found[layout.record.name] = None
             return found
@@ -348,6 +379,19 @@ class SharedMemory:
                 found[name] = int(entries[0][0].partition(b"-")[0]) / 1000
         return found
 
+    def first(self, name: str, since: int) -> float:
+        """Return when the server received a history's first entry from a time on; infinity if there is none.
+
+        Args:
+            name: the record.
+            since: milliseconds since 1970, as what is returned.
+
+        Redis: XRANGE.
+        """
+        with self._lock:
+            found = self._connection.ask("XRANGE", self.keys.history(name), since, "+", "COUNT", 1)
+        return eras.milliseconds(found[0][0].decode()) if found else math.inf
+
     def _trimmed(self, layout: Layout) -> bool:
         """Tell whether a history has lost entries.
 
@@ -363,16 +407,22 @@ class SharedMemory:
 
     # -- initialisation -------------------------------------------------------------------------------------------
 
-    def init(self, *sources: Source, flag: str | None = None, keep: bool = False, prune: bool = False) -> list[str]:
+    def init(
+        self, *sources: Source, flag: str | None = None, keep: bool = False, prune: bool = False,
+        earlier: Mapping[str, Sequence[Era]] | None = None,
+    ) -> list[str]:
         """Describe records and blank them, all in one transaction.
 
-        Other keys, other records, histories and logs stay.
+        Other keys, other records, histories and logs stay. How a record with history was described until now is noted
+        where that differs: what its history holds is read as it was written.
 
         Args:
             *sources: paths of JSON descriptions, or dictionaries.
             flag: the key that is set to OK; when None and the memory was made with `env_init`, that variable's value.
             keep: keep the values of fields that are described as before, add and remove the others.
             prune: drop records (with their histories) that were described earlier and are not any more.
+            earlier: how records were described earlier on another server, whose entries are copied, from its `eras`: to
+                be noted instead of how they were described here until now.
 
         Returns:
             The names of the described records.
@@ -380,31 +430,59 @@ class SharedMemory:
         Raises:
             DescriptionError: a description is wrong; nothing was changed.
 
-        Redis: MULTI, DEL, HSET (with keep: HSETNX, HDEL), INCR, SET, EXEC.
+        Redis: HMGET, WATCH, GET, MULTI, DEL, HSET (with keep: HSETNX, HDEL), XADD, INCR, SET, EXEC.
         """
         records = descfile.load(*sources)
         flag = flag if flag is not None or self.env_init is None else self._flag()
         if flag in records:
             raise DescriptionError(f"the ready flag {flag!r} has a record's name: choose another one")
         with self._lock:
-            before = {name: self.describe(name) for name in self.names()} if keep or prune else {}
-            commands = []
-            for record in records.values():
-                layout = Layout(record, self.keys)
-                commands += _merge(layout, before.get(record.name)) if keep else _blank(layout)
-                declaration = json.dumps(record.as_json(), ensure_ascii=False)
-                commands.append(pack("HSET", self.keys.datadesc, record.name, declaration))
-            for name in before.keys() - records.keys() if prune else ():
-                commands.append(pack("DEL", self.keys.record(name), self.keys.history(name), self.keys.lease(name)))
-                commands.append(pack("HDEL", self.keys.datadesc, name))
-            commands.append(pack("SET", self.keys.format, FORMAT_VERSION))
-            commands.append(pack("INCR", self.keys.epoch))
-            if flag:
-                commands.append(pack("SET", self.keys.flag(flag), READY))
-            self._connection.settle()
-            self._connection.transact(transaction(commands), ["initialisation"] * len(commands))
+            while not self._initialise(records, flag, keep, prune, earlier or {}):
+                self._described.forget()
             self._connection.check()
         return list(records)
+
+    def _initialise(
+        self, records: Mapping[str, Record], flag: str | None, keep: bool, prune: bool,
+        earlier: Mapping[str, Sequence[Era]],
+    ) -> bool:
+        """Describe records, unless another program does at the same moment: then nothing is changed."""
+        texts, epoch = self._described.texts(records), self._described.epoch
+        before = {name: self.describe(name) for name in self.names()} if keep or prune else {}
+        commands = []
+        for record in records.values():
+            layout = Layout(record, self.keys)
+            commands += _merge(layout, before.get(record.name)) if keep else _blank(layout)
+            declaration = record.declaration()
+            if elsewhere := earlier.get(record.name):
+                commands += [eras.note(self.keys, record.name, e.record.declaration(), e.until) for e in elsewhere]
+            else:
+                commands += self._note(record, texts[record.name], declaration.encode())
+            commands.append(pack("HSET", self.keys.datadesc, record.name, declaration))
+        for name in before.keys() - records.keys() if prune else ():
+            keys = self.keys.record(name), self.keys.history(name), self.keys.described(name), self.keys.lease(name)
+            commands.append(pack("DEL", *keys))
+            commands.append(pack("HDEL", self.keys.datadesc, name))
+        commands.append(pack("SET", self.keys.format, FORMAT_VERSION))
+        commands.append(pack("INCR", self.keys.epoch))
+        if flag:
+            commands.append(pack("SET", self.keys.flag(flag), READY))
+        self._connection.settle()
+        self._connection.ask("WATCH", self.keys.epoch)
+        if self._connection.ask("GET", self.keys.epoch) != epoch:
+            self._connection.ask("UNWATCH")
+            return False
+        return bool(self._connection.transact(transaction(commands), ["initialisation"] * len(commands)))
+
+    def _note(self, record: Record, text: bytes | None, declaration: bytes) -> list[bytes]:
+        """Return the command that notes how a record was described until now, if that differs and it has a history."""
+        if text is None or text == declaration:
+            return []
+        try:
+            before = self._described.parsed(record.name, text)
+        except DecodeError:  # what was no description is none of the past either
+            return []
+        return [eras.note(self.keys, record.name, text)] if before.history or record.history else []
 
     def wait_for_init(self, timeout: float = 10.0) -> None:
         """Wait until the ready flag says that the records are initialised.

@@ -92,6 +92,10 @@ class Names:
         """Return the key of the stream that holds a record's flushed trames."""
         return f"{self.prefix}{name}:history"
 
+    def described(self, name: str) -> str:
+        """Return the key of the stream that says how a record was described earlier, and until when."""
+        return f"{self.prefix}{name}:described"
+
     def lease(self, name: str) -> str:
         """Return the key that says which program writes a record that has an owner."""
         return f"{self.prefix}{name}:lease"

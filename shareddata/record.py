@@ -232,6 +232,7 @@ class Recorder:
         if begun is None:
             self._folder.begun[name] = End(place.id, place.ordinal)
             self._unsaved = True
+        track.describe(track.record, self._shm.eras(name))
         self.tracks[name] = track
         self._missed[name] = 0
 
@@ -242,7 +243,7 @@ class Recorder:
             records = [self._shm.describe(name) for name in self._shm.names()]
             for record in records:
                 if record.name in self.tracks:
-                    self.tracks[record.name].describe(record)
+                    self.tracks[record.name].describe(record, self._shm.eras(record.name))
                 elif record.history and not self._names:
                     self._add(record.name, 0)
                 elif record.name not in self.left_out and not self._names:

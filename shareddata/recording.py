@@ -283,6 +283,13 @@ class Recording:
                 raise SharedDataError(f"no record {name!r} is in the recording: there are {', '.join(self.records)}")
         return names
 
+    def descriptions(self, name: str) -> list[tuple[float, Record]]:
+        """Return how a record was described, and from when on: seconds since 1970, for each file with a description.
+
+        Redis: none.
+        """
+        return [(file.first, file.own) for file in self._files if file.name == name and file.own]
+
     def _under(self, file: _File) -> Record:
         """Return the description to read a file under: the newest, where it only added something."""
         newest = self.records[file.name]

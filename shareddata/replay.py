@@ -105,10 +105,11 @@ class Past:
 
     def _part(self, histories: Histories, name: str, start: float | None) -> Iterator[Entry]:
         layout = self._shm.layout(name)
+        decode = self._shm.decoder(layout)
         for identity, fields in histories.entries(name, start or 0, self._ends[name]):
             text = identity.decode()
             if start is None or _seconds(text) >= start:
-                yield Entry(_seconds(text), layout.record, text, layout.decode_entry(fields, text))
+                yield Entry(_seconds(text), layout.record, text, decode(fields, text))
 
     def at(self, time: float, before: bool = False) -> dict[str, Any]:
         """Return the records as they were at a time: see `SharedMemory.at`.

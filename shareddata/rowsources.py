@@ -9,21 +9,27 @@ Invariants:
 """
 
 import heapq
+import logging
 import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from shareddata.columns import Column, Table, column_of, nanoseconds, time_column
+from shareddata.columns import Column, Table, column_of, nanoseconds, time_column, time_text
 from shareddata.datadesc import Record
+from shareddata.eras import Era, milliseconds, retyped
 from shareddata.errors import DecodeError, FieldError, LogFormatError, SharedDataError, UnknownData
 from shareddata.formats import Format
 from shareddata.logs import Entry, Look
 from shareddata.memory import SharedMemory, millisecond
 from shareddata.recording import Recording
 from shareddata.stream import Histories
+from shareddata.wire import Layout
+
+log = logging.getLogger("shareddata")
 
 _RECENT = 64  # entries of each sender among which a repeated one is looked for
 _UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -74,10 +80,33 @@ class Source(Protocol):
 # -- records --------------------------------------------------------------------------------------------------------
 
 
-def _table_of(record: Record) -> Table:
+def _table_of(record: Record, eras: Sequence[Era] = ()) -> Table:
     columns = (_MEASURED, _RECEIVED, *map(column_of, record.fields))
-    description = {"record": record.name, "description": record.as_json()}
+    description: dict[str, Any] = {"record": record.name, "description": record.as_json()}
+    if earlier := _other_units(record, eras):
+        description["earlier_units"] = earlier
+        fields = ", ".join(dict.fromkeys(name for each in earlier for name in each["units"]))
+        log.warning(
+            "record %s: rows before %s have other units (%s): the file's metadata say which, under earlier_units",
+            *(record.name, earlier[-1]["before"], fields),
+        )
     return Table(record.name, columns, description, record.doc, published=0, received=1)
+
+
+def _other_units(record: Record, eras: Sequence[Era]) -> list[dict[str, Any]]:
+    """Return which fields had which other units, from when on (unless from the beginning), and until when."""
+    units = {field.name: field.unit for field in record.fields}
+    found: list[dict[str, Any]] = []
+    begin = ""
+    for era in eras:
+        other = {f.name: f.unit for f in era.record.fields if units.get(f.name, f.unit) != f.unit}
+        end = time_text(era.end * 10**6)
+        if other and found and (found[-1]["before"], found[-1]["units"]) == (begin, other):
+            found[-1]["before"] = end
+        elif other:
+            found.append(({"from": begin} if begin else {}) | {"before": end, "units": other})
+        begin = end
+    return found
 
 
 class _Repeats:
@@ -109,7 +138,10 @@ class HistorySource:
     Raises:
         UnknownData: no such record, or none with a history.
 
-    Redis: MULTI, XRANGE, XINFO STREAM, EXEC for each page.
+    A table is as its record was described at the end. Units that were others before are in its description, and warned
+    of.
+
+    Redis: XREVRANGE for each record; MULTI, XRANGE, XINFO STREAM, EXEC for each page.
     """
 
     def __init__(
@@ -123,14 +155,39 @@ class HistorySource:
         self._layouts = [layout for layout in self._layouts if layout.has_history]
         if not self._layouts:
             raise UnknownData(f"{shm.url}: no record with a history is described there")
-        self.tables: Sequence[Table] = [_table_of(layout.record) for layout in self._layouts]
         self._range = begin, end
+        self._eras: list[Sequence[Era]] = [()] * len(self._layouts)
+        self.tables: Sequence[Table] = [self._look_back(index) for index in range(len(self._layouts))]
         self.begin, self.end = begin or 0.0, end if end is not None else time.time()
         self.missed = self.repeated = self.damaged = 0
         self.damage = ""
 
+    def _look_back(self, index: int) -> Table:
+        """Return a record's table: as it was described at the end of what is exported.
+
+        Redis: XREVRANGE.
+        """
+        record = self._layouts[index].record
+        found = self._shm.eras(record.name)
+        if not found:
+            return _table_of(record)
+        begin, end = self._range
+        last = math.inf if end is None else millisecond(end, before=True)
+        first = self._shm.first(record.name, 0 if begin is None else millisecond(begin))
+        eras = [era for era in found if era.end > first]
+        until = next((i for i, era in enumerate(eras) if era.end > last), len(eras))
+        if until < len(eras):
+            record = eras[until].record
+            self._layouts[index] = Layout(record, self._shm.keys)
+        self._eras[index] = eras[:until]
+        return _table_of(record, eras[:until])
+
     def rows(self) -> Iterator[Row]:
-        """Yield the rows by the time at which they were received."""
+        """Yield the rows by the time at which they were received.
+
+        Raises:
+            DecodeError: a field's type changed within them.
+        """
         with Histories(self._shm, "shareddata export") as histories:
             merged = heapq.merge(*(self._of(i, histories) for i in range(len(self._layouts))), key=_by_time)
             started = self._range[0] is not None
@@ -142,12 +199,15 @@ class HistorySource:
 
     def _of(self, index: int, histories: Histories) -> Iterator[Row]:
         layout, (begin, end), repeats = self._layouts[index], self._range, _Repeats()
+        changed = max((era for era in self._eras[index] if retyped(era.record, layout.record)), default=None, key=_end)
         since = f"{millisecond(begin, before=True)}-18446744073709551615" if begin else 0.0
         until = "" if end is None else f"{millisecond(end, before=True)}-18446744073709551615"
         for identity, fields in histories.entries(layout.record.name, since, until):
             if repeats.seen(fields):
                 self.repeated += 1
                 continue
+            if changed and milliseconds(identity.decode()) < changed.end:
+                raise _retyped(changed, layout.record)
             try:
                 trame = layout.decode_entry(fields, identity.decode())
             except DecodeError as error:
@@ -157,6 +217,18 @@ class HistorySource:
             received = int(identity.partition(b"-")[0])
             size = sum(map(len, fields))
             yield Row(index, (nanoseconds(trame[0]), received * 10**6, *trame), received / 1000, size)
+
+
+def _end(era: Era) -> int:
+    return era.end
+
+
+def _retyped(era: Era, record: Record) -> DecodeError:
+    at = time_text(era.end * 10**6).removesuffix("000000Z")
+    return DecodeError(
+        f"record {record.name} changed the type of a field at {at}: export the times before and after it apart, with "
+        f"--to {at} and --from {at}"
+    )
 
 
 def _by_time(row: Row) -> float:
@@ -190,13 +262,23 @@ class RecordingSource:
             if name not in records:
                 raise SharedDataError(f"no record {name!r} is in the recording: there are {', '.join(records)}")
         self._range = begin, end
-        self.tables: Sequence[Table] = [_table_of(records[name]) for name in self._names]
+        self.tables: Sequence[Table] = [_table_of(records[name], self._eras(name)) for name in self._names]
         self._sizes = [sum(16 * math.prod(column.shape) for column in table.columns) for table in self.tables]
         self._fits = [records[name] for name in self._names]
         self.begin = self._recording.first if begin is None else begin
         self.end = self._recording.last if end is None else end
         self.missed = self.repeated = self.damaged = 0
         self.damage = ""
+
+    def _eras(self, name: str) -> list[Era]:
+        """Return how a record was described earlier, as far as that is exported."""
+        begin, end = self._range
+        found = self._recording.descriptions(name)
+        return [
+            Era(f"{round(until * 1000)}-0", record)
+            for (since, record), (until, _) in pairwise(found)
+            if (begin is None or until > begin) and (end is None or since < end)
+        ]
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows by the time at which they were received; that of CSV logs is when they were measured."""

@@ -21,6 +21,7 @@ from operator import itemgetter
 from typing import Any
 
 from shareddata.connection import Connection
+from shareddata.eras import Decode
 from shareddata.errors import ServerRefused, ServerTimeout, ServerUnreachable
 from shareddata.memory import SharedMemory
 from shareddata.wire import Layout, bulk, head, pack, transaction
@@ -232,7 +233,7 @@ class Follower:
     When the server goes, the iteration waits for it and goes on where it was. With a timeout, it raises instead when
     that time is over and the server is not back.
 
-    Redis: XREAD; MULTI, XRANGE, XINFO STREAM, EXEC.
+    Redis: XREAD; MULTI, XRANGE, XINFO STREAM, EXEC; XREVRANGE where it begins in the past.
     """
 
     def __init__(
@@ -258,12 +259,15 @@ class Follower:
         self._place = Place(layout.history_key, layout.history)
         self._checked = 0.0  # when it was last asked what was trimmed, by the monotonic clock
         self._unchecked = False  # whether entries came since
+        self._decode: Decode = layout.decode_entry
         self._given = ""  # the id of what was returned last; what was read may be further
         self.repeated = 0
         self._connection = shm.connect(name)
         try:
             self._connection.open()
             self._place.begin(self._connection, since)
+            if since is not None:
+                self._decode = shm.decoder(layout)
         except BaseException:
             self._connection.close()
             raise
@@ -315,7 +319,7 @@ class Follower:
                 self._connection.open()
                 self._connection.settle()
                 if self._connection.epoch_news:
-                    self._shm.recheck(self._connection, [self._layout])
+                    self._described_anew()
                 stands = self._place.stands(self._connection)
                 if self._place.behind or not stands or over and self._unchecked:
                     self._take(self._place.catch_up(self._connection))
@@ -330,7 +334,19 @@ class Follower:
                     raise
         identity, fields = self._buffer.popleft()
         self._given = identity.decode()
-        return self._layout.decode_entry(fields, self._given)
+        return self._decode(fields, self._given)
+
+    def _described_anew(self) -> None:
+        """Go on under a compatible description.
+
+        Redis: as `SharedMemory.recheck`, XREVRANGE.
+        """
+        try:
+            if self._shm.recheck(self._connection, [self._layout]):
+                self._decode = self._shm.decoder(self._layout)
+        except BaseException:
+            self._connection.epoch_news = True
+            raise
 
     def _wait(self, end: float | None) -> None:
         """Wait in the server for the next entries, a second at most.

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from shareddata import cells
 from shareddata.codec import encoder
 from shareddata.datadesc import Field, Record
+from shareddata.eras import Era, in_force
 from shareddata.errors import SharedDataError
 from shareddata.recording import DATE, FORMAT, check_format, content_of, milliseconds
 
@@ -45,6 +46,7 @@ class _Row(NamedTuple):
     id: bytes
     values: Mapping[bytes, bytes]
     ordinal: int  # how many entries the history ever had before it
+    record: Record  # how it was described when it was written
 
 
 class Folder:
@@ -114,7 +116,9 @@ class Track:
     """
 
     def __init__(self, folder: Folder, record: Record, size: int = SIZE, span: float = SPAN) -> None:
-        self.record = self._next = record
+        self.record = record
+        self._eras: Sequence[Era] = ()
+        self._now = record
         self._folder = folder
         self._limits = size, span * 1000
         self._pending: deque[_Row] = deque()
@@ -128,9 +132,14 @@ class Track:
         self.written = self.size = self.damaged = 0
         self.end = self._mend()
 
-    def describe(self, record: Record) -> None:
-        """Go on under another description, in another file, from the next row on."""
-        self._next = record
+    def describe(self, record: Record, eras: Sequence[Era] = ()) -> None:
+        """Go on under another description, in another file.
+
+        Args:
+            record: for the rows that are added from now on.
+            eras: but for those that were written when it was described otherwise.
+        """
+        self._now, self._eras = record, eras
 
     def add(self, entries: Iterable[tuple[bytes, Sequence[bytes]]], ordinal: int) -> None:
         """Take entries that `write` will write.
@@ -142,9 +151,12 @@ class Track:
         for number, (identity, fields) in enumerate(entries, ordinal):
             values = dict(zip(fields[::2], fields[1::2]))
             if b"ts" in values and b"sender" in values:
-                self._pending.append(_Row(identity, values, number))
+                self._pending.append(_Row(identity, values, number, self._record_of(identity)))
             else:
                 self.damaged += 1
+
+    def _record_of(self, identity: bytes) -> Record:
+        return in_force(self._eras, self._now, milliseconds(identity)) if self._eras else self._now
 
     def write(self) -> None:
         """Write what was added.
@@ -154,9 +166,9 @@ class Track:
         """
         while self._pending:
             first = self._pending[0]
-            if self._next != self.record:
+            if first.record != self.record:
                 self._finish()
-                self.record = self._next
+                self.record = first.record
                 self._prepare()
             if not self._known.issuperset(first.values):
                 self._finish()
@@ -184,6 +196,7 @@ class Track:
                 room <= 0
                 or row.ordinal != self._pending[0].ordinal + len(lines)
                 or self._is_over(row)
+                or row.record is not self._pending[0].record
                 or not self._known.issuperset(row.values)
             ):
                 break

@@ -238,6 +238,19 @@ class Layout:
         added = tuple(f for f in record.fields if f.name not in known)
         return Layout(replace(record, fields=tuple(record.field(f.name) for f in self.record.fields)), names, added)
 
+    def under(self, then: Record, names: Names) -> "Layout":
+        """Return the layout that reads what was written under another description into trames of this one."""
+        before = {field.name: field for field in then.fields}
+        fields = tuple(
+            replace(field, type=was.type, dtype=was.dtype, shape=was.shape, default=was.default)
+            if (was := before.get(field.name, field)).kind != field.kind
+            else field
+            for field in self.record.fields
+        )
+        layout = Layout(replace(self.record, fields=fields), names)
+        layout._prepare_maker(self.record)
+        return layout
+
     def defaults(self) -> list[Any]:
         """Return the value of each field of a record that was never written."""
         return [_default(field) for field in self.record.fields]
@@ -285,8 +298,9 @@ class Layout:
             raise self._damage(reply, entry) from None
         return trame if trame[1] else None
 
-    def _prepare_maker(self) -> Callable[..., Any]:
-        self._make = make = _maker(len(self._decoders))(tuple.__new__, self.record.trame, *self._decoders)
+    def _prepare_maker(self, record: Record | None = None) -> Callable[..., Any]:
+        trame = (record or self.record).trame
+        self._make = make = _maker(len(self._decoders))(tuple.__new__, trame, *self._decoders)
         return make
 
     def _damage(self, reply: Sequence[bytes | None], entry: str) -> DecodeError:

@@ -40,7 +40,8 @@ options:
                         Name of the environment variable that holds the init
                         data of the shm
   -u None, --url None   Address of the server, instead of -r and -p: redis://,
-                        rediss://, unix://, embedded://
+                        rediss://, unix://, sentinel://, cluster://,
+                        embedded://
   -n '', --namespace ''
                         Namespace of the records
   -t, --take-over       Write what another copy of this program writes: that

@@ -8,7 +8,6 @@ library itself does with what a server or a file holds.
 import io
 import json
 import os
-import select
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,10 +17,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import hiredis
 from shareddata.apps import hdl_battery, hdl_gps
 
-from shareddata import archive, cbor, cells, codec, deadletters, descfile, large, lease, login, snapshots
+from shareddata import archive, cbor, cells, codec, deadletters, descfile, eras, large, lease, login, snapshots
 from shareddata.acl import password_hashes, programs_from, rights
 from shareddata.address import Address
 from shareddata.connection import Connection
@@ -88,7 +86,11 @@ def described_in_a_file(data: bytes) -> None:
 
 
 def described_in_a_server(data: bytes) -> None:
-    Descriptions(NOWHERE, Names(""), lambda: 0.0)._parsed("R", data)
+    Descriptions(NOWHERE, Names(""), lambda: 0.0).parsed("R", data)
+
+
+def described_earlier(data: bytes) -> None:
+    eras.answered(Names(""), "R", [(b"1-0", pieces(data))])
 
 
 def values_of_a_record(data: bytes) -> None:
@@ -226,10 +228,7 @@ def answer(data: bytes) -> None:
             theirs.shutdown(socket.SHUT_WR)
             connection = Connection(Address("unix:///nowhere"), 1.0, "epoch")
             connection.listening = True
-            connection._sock, connection._reader = ours, hiredis.Reader()
-            poll = select.poll()
-            poll.register(ours, select.POLLIN)
-            connection._ready = poll.poll
+            connection._use(ours)
             try:
                 ask(connection)
             except ServerError:
@@ -295,6 +294,7 @@ DOORS: dict[str, Door] = {
         (DecodeError,),
         [b"".join(map(bytes, cbor.encode(vars(deadletters.Letter("a", "s:e:1", "s", {"n": 1}, [1, 2], "why")))))],
     ),
+    "described earlier": Door(described_earlier, (), [b"description\xff" + j(_DESCRIBED["R"])]),
     "described in a file": Door(described_in_a_file, (DescriptionError,), [j(_DESCRIBED), j({"R": [*HEAD, ["a", 1]]})]),
     "described in a server": Door(described_in_a_server, (DecodeError,), [j(_DESCRIBED["R"]), j([*HEAD, ["a", 1]])]),
     "element of a queue": Door(element_of_a_queue, (DecodeError,), [b'["go", 1.5]']),

@@ -23,6 +23,8 @@ def pair(own_server: Callable[..., OwnServer], kind: str) -> tuple[OwnServer, Ow
     second = own_server(kind, options=("--replicaof", f"127.0.0.1 {first.port}"))
     with second.client() as client:
         eventually(lambda: client.info("replication")["master_link_status"] == "up", 10, "the replica", 0.02)
+    with first.client() as client:  # a server that is asked too early waits for a replica that it has not heard yet
+        eventually(lambda: client.set("begun", 1) and client.wait(1, 100) == 1, 10, "its first confirmation", 0.02)
     return first, second
 
 

@@ -289,6 +289,8 @@ XADD LEFT2:history * ts 1 sender HDL_RIGHT number 666
 XTRIM LEFT2:history MAXLEN 0
 XDEL LEFT2:history 1-1
 XSETID LEFT:history 99999999999999-0
+XADD LEFT:described * description []
+DEL LEFT:described
 XTRIM LEFT:history MAXLEN 0
 DEL LEFT
 SET LEFT x
