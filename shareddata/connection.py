@@ -215,9 +215,10 @@ class Connection:
         self._use(sock)
         self._clock_offset = None
         self.messages.clear()
-        harmless, self._harmless, self._opening = self._harmless, True, True
-        self._patience = max(1, int(timeout * 1000))
-        try:
+        harmless = self._harmless
+        try:  # a signal's handler may raise anywhere in here
+            self._harmless = self._opening = True
+            self._patience = max(1, int(timeout * 1000))
             _set_timeout(sock, timeout)
             self.track()
             if self._setup:
