@@ -28,6 +28,7 @@ from shareddata import (
     descfile,
     eras,
     logcli,
+    lookcli,
     scaffold,
     sensorcli,
     server,
@@ -448,22 +449,28 @@ def new(name: str, folder: str = ".") -> None:
 
 @command(
     talks=False,
-    what=("What is shown: devices, or arrays", "positional", None, str, ["devices", "arrays"]),
-    seconds=("How long the live records, or frames, are shown", "option", "s", float, None, "8"),
+    what=("What is shown: devices, arrays, or the page", "positional", None, str, ["devices", "arrays", "page"]),
+    seconds=("How long it is shown; default: 8, the page until Ctrl-C", "option", "s", float, None, "SECONDS"),
     logs=("Folder for what remains; default: a new one in the temporary folder", "option", "l", str, None, "FOLDER"),
 )
-def demo_(what: str = "devices", seconds: float = 8.0, logs: str | None = None) -> None:
+def demo_(what: str = "devices", seconds: float | None = None, logs: str | None = None) -> None:
     """Show live data from recorded devices: a private server, handlers, and a table of their records.
 
     A battery monitor and a GPS receiver are played from recordings into serial lines at their speed, and this machine
-    is measured. `demo arrays` shows a camera instead: its frames are followed, looked at, recorded and archived. It
-    ends by itself or with Ctrl-C, and leaves nothing running; the logs and files stay.
+    is measured. `demo arrays` shows a camera instead: its frames are followed, looked at, recorded and archived. `demo
+    page` shows the devices and the camera in a browser. It ends by itself or with Ctrl-C, and leaves nothing running;
+    the logs and files stay.
 
     Examples:
       shareddata demo
       shareddata demo --seconds 60
       shareddata demo arrays
+      shareddata demo page
     """
+    if what == "page":
+        lookcli.demo_page(seconds, logs)
+        return
+    seconds = 8.0 if seconds is None else seconds
     if what == "arrays":
         live = arguments.Live()
         folder = arraydemo.run(live.say, live.show, seconds=seconds, folder=logs)
@@ -471,6 +478,7 @@ def demo_(what: str = "devices", seconds: float = 8.0, logs: str | None = None) 
         return
     folder = demo.run(_show, arguments.Live().say, seconds=seconds, logs=logs)
     print(f"Done; nothing of it runs any more. The CSV logs are in {folder}")
+    print("See them in a browser:  shareddata demo page   (in a checkout: scripts/demo page)")
     print("Try next:  shareddata new tank   (your own device)   or   shareddata serve   (a server that stays)")
 
 
@@ -492,6 +500,10 @@ COMMANDS: dict[str, Command] = {
             set_,
             watch_,
             tail,
+            lookcli.page_,
+            lookcli.plot_,
+            lookcli.docs_,
+            lookcli.stubs_,
             logcli.record_,
             logcli.replay_,
             logcli.export_,

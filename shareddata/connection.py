@@ -23,6 +23,7 @@ import struct
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -204,22 +205,20 @@ class Connection:
             except BaseException:
                 self.close()
                 raise
-            time.sleep(pause)
+            self._pause(pause)
             pause, tries = min(2 * pause, _RETRY_LONGEST), tries + 1
 
     def _open_once(self, timeout: float) -> None:
-        if self._master is None:
-            sock = self.address.open(timeout, self._name)
-            self._close_socket = weakref.finalize(self, sock.close)  # also of a connection that is forgotten
-        else:
-            sock = self._master.open(timeout, self._name, self._slot)
-            self._close_socket = weakref.finalize(self, self._master.close, sock)
+        sock = self._dial(timeout)
+        closes = sock.close if self._master is None else partial(self._master.close, sock)
+        self._close_socket = weakref.finalize(self, closes)  # also of a connection that is forgotten
         self._use(sock)
         self._clock_offset = None
         self.messages.clear()
-        harmless, self._harmless, self._opening = self._harmless, True, True
-        self._patience = max(1, int(timeout * 1000))
-        try:
+        harmless = self._harmless
+        try:  # a signal's handler may raise anywhere in here
+            self._harmless = self._opening = True
+            self._patience = max(1, int(timeout * 1000))
             _set_timeout(sock, timeout)
             self.track()
             if self._setup:
@@ -240,10 +239,26 @@ class Connection:
         reader = hiredis.Reader()
         self._feed, self._gets, self._has_data = reader.feed, reader.gets, reader.has_data
         self._recv = sock.recv
+        self._ready = self._watch(sock)
+
+    # What takes time but is no answer; `aio` has its own of these three, and of nothing else.
+
+    def _dial(self, timeout: float) -> socket.socket:
+        """Return a new socket, connected and authenticated."""
+        if self._master is None:
+            return self.address.open(timeout, self._name)
+        return self._master.open(timeout, self._name, self._slot)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait before the next try."""
+        time.sleep(seconds)
+
+    def _watch(self, sock: socket.socket) -> Callable[[int], list[Any]]:
+        """Return what waits so many milliseconds for something to read, and returns nothing when nothing came."""
         poll = select.poll()
         poll.register(sock, select.POLLIN)
         pending = getattr(sock, "pending", None)
-        self._ready = poll.poll if pending is None else lambda ms: [None] if pending() else poll.poll(ms)
+        return poll.poll if pending is None else lambda ms: [None] if pending() else poll.poll(ms)
 
     def track(self, *how: str) -> None:
         """Ask to be told when the epoch is changed, and, when it is tracking, whatever else this connection reads.
@@ -551,7 +566,7 @@ class Connection:
                 f"{self.address.shown}: another server is in charge now ({moved}): nothing was written: try again"
             )
         if self._follow_until:
-            time.sleep(_RETRY_FIRST)  # the other one sends us on, too: a slot is being moved
+            self._pause(_RETRY_FIRST)  # the other one sends us on, too: a slot is being moved
         self.open()
         return True
 

@@ -29,6 +29,7 @@ from functools import cached_property
 from typing import Any
 
 from shareddata.errors import DescriptionError
+from shareddata.htmltable import table
 from shareddata.names import check_name
 
 DEFAULT_HISTORY = 256
@@ -131,7 +132,23 @@ class Record:
     def trame(self) -> Any:
         """The named tuple class of this record's values."""
         name = re.sub(r"\W|^(?=\d)", "_", self.name)
-        return namedtuple(name + "_" * keyword.iskeyword(name), [f.name for f in self.fields])
+        make: Any = namedtuple
+        made = make(name + "_" * keyword.iskeyword(name), [f.name for f in self.fields])
+        made._repr_html_ = lambda trame: self._show(trame)
+        return made
+
+    def _show(self, trame: tuple[Any, ...]) -> str:
+        """Return a trame as notebooks show it."""
+        outside = self.out_of_limits(trame)
+        units = [f"{f.unit}, out of limits" if f.name in outside else f.unit for f in self.fields]
+        rows = [(f.name, value, unit) for f, value, unit in zip(self.fields, trame, units)]
+        return table(self.name, ["field", "value", "unit"], rows)
+
+    def _repr_html_(self) -> str:
+        rows = [(f.name, f.type_text(), f.default, f.min, f.max, f.doc) for f in self.fields]
+        shown = [["" if cell is None else cell for cell in row] for row in rows]
+        title = f"{self.name}: {self.doc}" if self.doc else self.name
+        return table(title, ["field", "type", "default", "min", "max", "meaning"], shown)
 
     @cached_property
     def limited(self) -> tuple[tuple[int, Field], ...]:

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from shareddata import server
+from shareddata import large, server
 from shareddata.datadict import DataDict
 from shareddata.errors import SharedDataError
 from shareddata.memory import SharedMemory
@@ -30,6 +30,7 @@ Show = Callable[[SharedMemory, Sequence[str], float], None]
 _FIRST_DATA = 15.0  # seconds within which each handler must have written
 _NEXT_DATA = 5.0  # seconds within which each handler must have written again
 _FLAG = "DEMO_INIT"
+_CAMERA = "hdl_camera"
 _SHOWN = ("BATTERY__measures", "GPS__position", "GPS__motion", "GPS__fix", "HOST__load", "HOST__memory")
 
 class Device(NamedTuple):
@@ -53,7 +54,14 @@ def devices() -> list[Device]:
     return [device for device in DEVICES if device.handler != "hdl_host" or find_spec("psutil")]
 
 
-def run(show: Show, say: Callable[[str], None], *, seconds: float = 8.0, logs: str | Path | None = None) -> Path:
+def run(
+    show: Show,
+    say: Callable[[str], None],
+    *,
+    seconds: float = 8.0,
+    logs: str | Path | None = None,
+    camera: bool = False,
+) -> Path:
     """Run the demonstration.
 
     Args:
@@ -61,6 +69,7 @@ def run(show: Show, say: Callable[[str], None], *, seconds: float = 8.0, logs: s
         say: tells the user what is going on, a line at a time.
         seconds: how long the records are shown.
         logs: the folder for the logs; a new one in the temporary folder if None.
+        camera: whether there is a camera too, for its frames and its sensor; it needs numpy and cbor2.
 
     Returns:
         The folder with the logs.
@@ -77,14 +86,18 @@ def run(show: Show, say: Callable[[str], None], *, seconds: float = 8.0, logs: s
     with ExitStack() as stack:
         data = stack.enter_context(tempfile.TemporaryDirectory(prefix="shareddata-"))
         running = stack.enter_context(server.Server(data))
-        troupe = stack.enter_context(Troupe(folder, environ, [data]))
         shm = stack.enter_context(SharedMemory(url=running.url))
+        stack.callback(large.forget, shm.address)
+        leftovers = [data, large.folder(shm.address)]
+        troupe = stack.enter_context(Troupe(folder, environ, [each for each in leftovers if each]))
         shm.init(*descriptions(), flag=_FLAG)
         say(f"A private server runs at {running.url}, with {len(shm.names())} records.")
         chosen = devices()
         _start(chosen, troupe, running.url, stack)
         if len(chosen) < len(DEVICES):
             say("Without hdl_host: it needs psutil (pip install 'shareddata[hardware]').")
+        if camera:
+            _start_camera(troupe, running.url, say)
         begin = time.time()
         _await_data(shm, troupe, chosen, 0.0, _FIRST_DATA)
         say(f"Live after {time.time() - begin:.1f} s: {', '.join(device.handler for device in chosen)}.")
@@ -112,6 +125,14 @@ def _start(chosen: Sequence[Device], troupe: Troupe, url: str, stack: ExitStack)
         if device in recorded:
             arguments += ["-s", troupe.answer(f"play_{device.handler[4:]}")]
         troupe.start(device.handler, f"shareddata.apps.{device.handler}", *arguments)
+
+
+def _start_camera(troupe: Troupe, url: str, say: Callable[[str], None]) -> None:
+    """Start the camera, where it can be."""
+    if missing := [name for name in ("numpy", "cbor2") if not find_spec(name)]:
+        return say(f"Without {_CAMERA}: it needs {' and '.join(missing)} (pip install 'shareddata[arrays]').")
+    options = ["-u", url, "-i", "INIT_MSG", "-a", _CAMERA.upper(), "--offers", "frames,sensor"]
+    troupe.start(_CAMERA, f"shareddata.apps.{_CAMERA}", *options)
 
 
 def _await_data(shm: SharedMemory, troupe: Troupe, chosen: Sequence[Device], since: float, wait: float) -> None:

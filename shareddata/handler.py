@@ -209,6 +209,20 @@ class Handler:
         if len(missing) == len(names):
             self.shm.describe(names[0])
 
+    def claim(self, names: Sequence[str]) -> None:
+        """Declare records now that were named to `writes`, not when they are first published.
+
+        Who may not write them is told so at the start, and a value that comes while the server is away is kept.
+
+        Raises:
+            UnknownData: no such record.
+            WriterConflict: another program writes one that has an owner.
+            ServerUnreachable, ServerTimeout: no server.
+
+        Redis: as `DataDict.set_datas_to_write`.
+        """
+        self._datas.update(zip(names, self.dd.set_datas_to_write(names)))
+
     def fields_for(self, record: str, channels: Sequence[str]) -> tuple[list[str], list[int]]:
         """Return a record's fields but ts and sender, and the channels as numbers; exit 2 if they do not fit together.
 
@@ -388,7 +402,8 @@ def program(**texts: str) -> Callable[[Callable[..., None]], Callable[..., None]
     the initialisation when -i is given, runs the function, and stops as the module's head says.
 
     Args:
-        texts: a help text for each of the function's parameters, and for `do_debug`.
+        texts: a help text for each of the function's parameters, and for `do_debug`; `head` for what the help tells
+            below the usage, such as the module's own docstring.
 
     Returns:
         A decorator. The program that it makes takes a list of arguments, `sys.argv`'s by default.
@@ -440,6 +455,7 @@ def _command_line(drive: Callable[..., None], texts: Mapping[str, str]) -> Calla
     ]
     names = [each.name for each in parameters if each.kind is not each.VAR_POSITIONAL]
     own_names = [each.name for each in given if each not in rest]
+    collect.__doc__ = texts.get("head")
     collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return collect
 

@@ -25,6 +25,7 @@ from shareddata.errors import (
     UnknownData,
 )
 from shareddata.formats import Format
+from shareddata.htmltable import table
 from shareddata.logreader import RAW
 from shareddata.logwriter import newer, parted
 from shareddata.memory import SharedMemory
@@ -90,6 +91,11 @@ class State:
         }
         own = {name: getattr(self, name) for name in _PLAIN}
         return {**own, "formats": [form.text for form in self.formats], "readers": readers, "writer": dict(self.writer)}
+
+    def _repr_html_(self) -> str:
+        own = [(name.replace("_", " "), getattr(self, name)) for name in _PLAIN[1:]]
+        readers = [(f"reader {name}", f"{self.lag(name)} behind, {self.missing(name)} missed") for name in self.cursors]
+        return table(f"log {self.name}", [], [("formats", self.shape), *own, *readers])
 
     def lag(self, cursor: str) -> int:
         """Return how many records a reader has not committed yet."""

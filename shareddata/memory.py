@@ -38,6 +38,7 @@ from shareddata.errors import (
     ServerSetupError,
     UnknownData,
 )
+from shareddata.moment import Moment
 from shareddata.names import FORMAT_VERSION, Names
 from shareddata.wire import Layout, pack, question, transaction
 
@@ -121,7 +122,7 @@ class SharedMemory:
         self.timeout = timeout
         self._lock = threading.RLock()
         self._dependents: weakref.WeakSet[_Closable] = weakref.WeakSet()
-        self._connection = self.connect(setup=self._check_format)
+        self._connection = SharedMemory.connect(self, setup=self._check_format)  # `aio` makes its others another way
         self.clock = ServerClock(self._connection, self._lock)
         self._described = Descriptions(self._connection, self.keys, self.clock.now)
         _shared.add(self)
@@ -343,7 +344,7 @@ class SharedMemory:
             commands += [eras.question(self.keys, layout.record.name) for layout in layouts]
             self._connection.settle()
             answers = self._connection.read(question(commands), layouts * 2) if commands else []
-            found: dict[str, Any] = {}
+            found = Moment()
             for layout, entries, notes in zip(layouts, answers, answers[len(layouts) :]):
                 if entries:
                     identity, fields = entries[0]

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from shareddata import cells
 from shareddata.datadesc import Record, check_compatible, parse_record
 from shareddata.errors import DecodeError, DescriptionError, SharedDataError
+from shareddata.moment import Moment
 
 FORMAT = 1
 """The version of the files."""
@@ -273,7 +274,7 @@ class Recording:
                     state[file.name] = entry.time, entry.trame
                 elif late and not file.log:
                     break
-        return {name: state[name][1] if name in state else None for name in self.records}
+        return Moment((name, state[name][1] if name in state else None) for name in self.records)
 
     def _chosen(self, names: Iterable[str] | None) -> Iterable[str]:
         names = self.records if names is None else list(names)

@@ -64,6 +64,10 @@ class Packed(NamedTuple):
     """The values as they are stored, by their names."""
 
 
+class Size(int):
+    """The bytes of a value that was not read: see `SensorValues.glance`."""
+
+
 class SensorValues:
     """One sensor, as it is in Redis. Nothing is sent when it is made. It may be shared by threads.
 
@@ -201,8 +205,20 @@ class SensorValues:
         """
         return self._again(lambda: self._stored(name), lambda found: found, self.decode)[1]
 
+    def glance(self, most: int) -> dict[str, Any]:
+        """Return all values as of one moment; of those that have more than so many bytes their `Size` only.
+
+        Redis: HGETALL.
+        """
+
+        def take(name: str, stored: bytes) -> Any:
+            size = sensorlarge.size_of([stored])
+            return Size(size) if size > most else self.decode(name, stored)
+
+        return self._again(lambda: self._stored(""), lambda found: found, take)[1]
+
     def undecoded(self, name: str) -> dict[str, bytes]:
-        """Do the same for values in CBOR."""
+        """Do the same as `values` for values in CBOR."""
         return self._again(lambda: self._stored(name), lambda found: found, lambda _, stored: self.read(stored))[1]
 
     def undecoded_at(self, name: str) -> tuple[dict[str, bytes], int]:

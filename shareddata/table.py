@@ -129,6 +129,19 @@ def limit_text(field: Field, value: Any) -> str:
     return f"above {field.max:g}" if field.max is not None and value > field.max else f"below {field.min:g}"
 
 
+def range_text(field: Field) -> str:
+    """Return a field's limits in words, "" for none.
+
+    >>> range_text(Field("level", "float", 0.0, min=0, max=1.9))
+    '0 to 1.9'
+    """
+    if field.min is not None and field.max is not None:
+        return f"{field.min:g} to {field.max:g}"
+    if field.min is not None:
+        return f"at least {field.min:g}"
+    return f"at most {field.max:g}" if field.max is not None else ""
+
+
 def age_text(seconds: float | None) -> str:
     """Return a time that passed, as short as a column wants it.
 

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from shareddata.connection import Connection
 from shareddata.errors import FieldError, LogFormatError, ServerError, ServerRefused, ServerSetupError, WriterConflict
 from shareddata.formats import Format, rows
+from shareddata.htmltable import table
 from shareddata.logreader import RAW, TSReader
 from shareddata.logwriter import PAGE, LogWriter, token
 from shareddata.memory import SharedMemory
@@ -159,6 +160,14 @@ class TSLog:
 
     def __repr__(self) -> str:
         return f"<TSLog {self.name}: {self._seqn} stored, {self._writer.committed} committed>"
+
+    def _repr_html_(self) -> str:
+        shape = " ".join(form.text for form in self.formats) or "bytes"
+        facts: list[tuple[str, object]] = [
+            *(("formats", shape), ("record size", self.record_size), ("bucket size", self.bucket_size)),
+            *(("readers", self.nreaders), ("last number", self._seqn), ("not committed yet", len(self._pending))),
+        ]
+        return table(f"log {self.name}", [], facts)
 
     def __enter__(self) -> "TSLog":
         return self

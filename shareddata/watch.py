@@ -115,9 +115,9 @@ class Watch:
     def _take_news(self) -> None:
         if self._listener is None or self._outdated():
             self._begin()
-        if self._listener is None:
-            time.sleep(_NEWS)
-            return
+            if self._listener is None:
+                time.sleep(_NEWS)
+            return  # what was read just now is shown before anything is waited for
         try:
             trames = next(self._listener)
         except StopIteration:
@@ -152,6 +152,7 @@ class Watch:
         if self._heard:
             pattern = None if len(self._heard) == 1 else "*"
             self._listener = self._dd.listen_to_datas(self._heard, pattern=pattern, timeout=_NEWS)
+            self.views = snapshot(self._shm, names)  # what was written before the subscription stood is no news to it
 
     def _forget(self) -> None:
         if self._listener is not None:

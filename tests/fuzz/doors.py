@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from shareddata.apps import hdl_battery, hdl_gps
+from shareddata.apps import bridge_mqtt, hdl_battery, hdl_gps
 
 from shareddata import archive, cbor, cells, codec, deadletters, descfile, eras, large, lease, login, snapshots
 from shareddata.acl import password_hashes, programs_from, rights
@@ -287,6 +287,9 @@ DOORS: dict[str, Door] = {
     "address": Door(address, (ServerSetupError,), [b"redis://me:pw@host:6379/3?client_name=x", b"unix:///a/b?db=2"]),
     "answer": Door(answer, (), _ANSWERS),
     "archivers": Door(archivers, (DescriptionError, TemplateError), [j(_CONFIG), j([_CONFIG])]),
+    "message of a broker": Door(
+        lambda data: bridge_mqtt.understood(data, False), (ValueError,), [j({"values": {"speed": 1.5}, "ts": 1000.5})]
+    ),
     "battery": Door(battery, (), [_BLOCK, _BLOCK + b":A0102\n" + _BLOCK]),
     "cbor": Door(decode_cbor, (ValueError,), _CBOR),
     "dead letter": Door(

@@ -432,6 +432,22 @@ def test_watch_takes_up_new_records_and_leaves_damaged_ones(tank: Path, url: str
         eventually(lambda: not views()["A"].damage, message="the repair")
 
 
+def test_watch_sees_what_was_written_while_it_subscribed(
+    tank: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write came after the values were read and before the subscription stood: nothing announces it."""
+    listen = DataDict.listen_to_datas
+
+    def late(dd: DataDict, *args: Any, **options: Any) -> Any:
+        write(url, 41)
+        return listen(dd, *args, **options)
+
+    monkeypatch.setattr(DataDict, "listen_to_datas", late)
+    with SharedMemory(url=url) as shm, watch.Watch(shm) as seen:
+        seen.look()
+        assert {view.record.name: view.trame for view in seen.views}["TANK__measures"].count == 41
+
+
 def test_watch_before_anything_is_described(url: str, call: Call, tmp_path: Path) -> None:
     with SharedMemory(url=url) as shm, watch.Watch(shm) as seen:
         seen.look()

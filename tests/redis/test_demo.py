@@ -17,6 +17,7 @@ from leaks import Snapshot
 from shareddata import DataDict, SharedDataError, SharedMemory, demo
 from shareddata.demo import Device
 from waiting import eventually
+from web import ask
 
 pytestmark = pytest.mark.xdist_group("demo")
 
@@ -57,7 +58,8 @@ def test_live_data_and_logs(tmp_path: Path) -> None:
         "GPS__position  HDL_GPS  valid=true  latitude=41.57",
     ):
         assert record in out
-    assert str(tmp_path / "logs") in out.splitlines()[-2]
+    assert str(tmp_path / "logs") in out.splitlines()[-3]
+    assert "shareddata demo page" in out.splitlines()[-2]
     assert time.monotonic() - begin < 20
     (measures,) = (tmp_path / "logs").glob("*_HDL_BATTERY_BATTERY__measures.csv")
     rows = list(csv.DictReader(measures.read_text().splitlines()))
@@ -71,6 +73,24 @@ def test_ctrl_c_ends_it_early(tmp_path: Path) -> None:
         out, err = running.communicate(timeout=20)
     assert (running.returncode, err) == (0, "")
     assert "Done" in out
+
+
+def test_page_shows_it_until_ctrl_c(tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("cbor2")
+    before = Snapshot()
+    with demonstration(tmp_path, "page") as running:
+        assert running.stdout is not None
+        said = next(line for line in running.stdout if line.startswith("Open http"))
+        url = said.split()[1]
+        eventually(lambda: "HDL_BATTERY" in ask(url).text)
+        eventually(lambda: "frame.png?file=camera" in ask(f"{url}frames").text, timeout=20)
+        eventually(lambda: "camera/camera" in ask(f"{url}sensors").text)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=20)
+    assert (running.returncode, err) == (0, "")
+    assert out.startswith("Done")
+    assert not before.new_processes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

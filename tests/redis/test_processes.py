@@ -92,12 +92,14 @@ def test_threads_share_a_memory(url: str) -> None:
     """Each with its DataDict; descriptions are asked for by all while they change."""
     records = {f"R{i}": [*HEAD, ["number", 0]] for i in range(4)}
     failures: list[BaseException] = []
+    declared = threading.Barrier(4)
 
     def work(number: int) -> None:
         try:
             with DataDict(f"thread {number}", shm) as dd:
                 (data,) = dd.set_datas_to_write([f"R{number}"])
                 dd.set_datas_to_read([f"R{number}", "SHARED"])
+                declared.wait(30)  # who declares it later would know fields that others take away
                 for i in range(200):
                     data.set(i)
                     dd.flush()

