@@ -145,7 +145,7 @@ class Broker:
             self._client.tls_set_context(context(*files))
         self._client.on_pre_connect = self._log_in
         self._client.on_connect, self._client.on_disconnect = self._came, self._went
-        self._client.on_connect_fail = self._failed
+        self._client.on_connect_fail, self._client.on_subscribe = self._failed, self._subscribed
         self._client.on_message, self._client.on_publish = self._arrived, self._published
         host, port = (parts.path, 1) if kind == "unix" else (str(parts.hostname), parts.port or PORTS[parts.scheme])
         self._client.connect_async(host, port, keepalive=15)
@@ -239,6 +239,12 @@ class Broker:
             if self._qos == 0:  # what was on its way then is lost, and never acknowledged
                 self._in_flight = 0
             self._news.notify()
+
+    def _subscribed(self, client: Any, userdata: Any, mid: int, reasons: Any, properties: Any) -> None:
+        if refused := [str(reason) for reason in reasons if reason.is_failure]:
+            self._complain(f"refuses a subscription: {', '.join(refused)}")
+        else:
+            log.info("the broker %s sends what is to be written", self.shown)
 
     def _went(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if self.connected and reason.is_failure:

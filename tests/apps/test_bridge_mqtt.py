@@ -99,6 +99,8 @@ def bridge(start, url, eventually):
     def begin(broker, *options, **environment):
         program = start("apps/bridge_mqtt.py", *options, "-b", broker.url, "-u", url, **environment)
         eventually(lambda: program.log("is there"), 10, "the bridge at its broker")
+        if "--write" in options:
+            eventually(lambda: program.log("sends what is to be written"), 10, "its subscription")
         return program
 
     return begin

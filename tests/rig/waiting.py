@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def eventually(
-    condition: Callable[[], T], timeout: float = 5.0, message: str = "the condition", interval: float = 0.005
+    condition: Callable[[], T], timeout: float = 15.0, message: str = "the condition", interval: float = 0.005
 ) -> T:
     """Call `condition` until what it returns is true, and return that.
 
