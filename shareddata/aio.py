@@ -22,7 +22,7 @@ its own if need be.
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -34,13 +34,17 @@ except ModuleNotFoundError:
     ) from None
 
 from shareddata import datadict, memory
+from shareddata.clock import ServerClock
 from shareddata.connection import Connection
 from shareddata.datadesc import Record
+from shareddata.eras import Era
 from shareddata.listen import Listener as SyncListener
 from shareddata.stream import Follower as SyncFollower
+from shareddata.wire import Layout
 
 P = ParamSpec("P")
 T = TypeVar("T")
+C = TypeVar("C", socket.socket, "_Memory")
 
 _ENDED = object()
 
@@ -90,13 +94,13 @@ async def _readable(sock: socket.socket, seconds: float) -> bool:
         timer.cancel()
 
 
-async def _dialled(dial: Callable[[], socket.socket]) -> socket.socket:
-    """Connect in a worker thread; a socket that nobody waits for any more is closed."""
-    made: list[socket.socket] = []
+async def _made(make: Callable[[], C]) -> C:
+    """Make what connects, in a worker thread; what nobody waits for any more is closed."""
+    made: list[C] = []
     given_up = threading.Event()
 
     def work() -> None:
-        made.append(dial())
+        made.append(make())
         if given_up.is_set():
             made[0].close()
 
@@ -104,8 +108,8 @@ async def _dialled(dial: Callable[[], socket.socket]) -> socket.socket:
         await asyncio.to_thread(work)
     except BaseException:
         given_up.set()
-        for sock in made:
-            sock.close()
+        for each in made:
+            each.close()
         raise
     return made[0]
 
@@ -114,7 +118,7 @@ class _Connection(Connection):
     """A connection whose waits are the event loop's."""
 
     def _dial(self, timeout: float) -> socket.socket:
-        return _wait(_dialled(partial(super()._dial, timeout)))
+        return _wait(_made(partial(super()._dial, timeout)))
 
     def _pause(self, seconds: float) -> None:
         _wait(asyncio.sleep(seconds))
@@ -131,11 +135,46 @@ class _Connection(Connection):
         return ready
 
 
+def _aside(function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """Call what waits on the memory's own connection: in a worker thread, where `_run` runs the caller."""
+    if getcurrent().parent is None:
+        return function(*args, **named)
+    return _wait(asyncio.to_thread(function, *args, **named))
+
+
+class _Clock(ServerClock):
+    """The server's clock, asked in a worker thread: whoever wants a trame's age in a coroutine gets it at once."""
+
+    _asking: asyncio.Future[None] | None = None
+
+    def _measure(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # in a thread: there is time
+            return super()._measure()
+        if self._asking is None or self._asking.done():
+            self._asking = loop.run_in_executor(None, super()._measure)
+
+
 class _Memory(memory.SharedMemory):
-    """A shared memory whose connections wait in the event loop; but its own, for descriptions, does not."""
+    """A shared memory whose connections wait in the event loop; its own, for descriptions, waits in worker threads."""
+
+    _clock = _Clock
 
     def connect(self, name: str = "shareddata", setup: Callable[[Connection], None] | None = None) -> Connection:
         return _Connection(self.address, self.timeout, self.keys.epoch, setup, name)
+
+    def describe(self, name: str, at: float | str | None = None) -> Record:
+        return _aside(super().describe, name, at)
+
+    def layouts(self, names: Sequence[str]) -> list[Layout]:
+        return _aside(super().layouts, names)
+
+    def eras(self, name: str) -> list[Era]:
+        return _aside(super().eras, name)
+
+    def _compare(self, epoch: bytes, layouts: Sequence[Layout]) -> None:
+        _aside(super()._compare, epoch, layouts)
 
 
 # -- what programs use ------------------------------------------------------------------------------------------------
@@ -150,7 +189,7 @@ class SharedMemory:
     Raises:
         ServerUnreachable, ServerRefused, ServerSetupError, NotInitialized: when the block begins.
 
-    Redis: as `shareddata.SharedMemory`.
+    Redis: as `shareddata.SharedMemory`, and TIME.
     """
 
     def __init__(self, host: str | None = None, port: int | None = None, env_init: str | None = None, **options: Any):
@@ -158,9 +197,14 @@ class SharedMemory:
         self._memory: _Memory | None = None
 
     async def __aenter__(self) -> Self:
-        positional, options = self._arguments
-        self._memory = await asyncio.to_thread(lambda: _Memory(*positional, **options))
+        self._memory = await _made(self._connected)
         return self
+
+    def _connected(self) -> _Memory:
+        positional, options = self._arguments
+        made = _Memory(*positional, **options)
+        made.clock.now()  # asked now, it is known when the first age is wanted
+        return made
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
@@ -293,7 +337,7 @@ class DataDict:
         Redis: HGETALL when the descriptions changed.
         """
         async with self._turn:
-            await asyncio.to_thread(self._dd.set_datas_to_read, names)
+            await _run(self._dd.set_datas_to_read, names)
 
     async def read(self, *, fresh: bool = False) -> list[Any]:
         """Return the group's trames, in the order of declaration: see `shareddata.DataDict.read`.
@@ -318,7 +362,6 @@ class DataDict:
 
         Redis: as `shareddata.DataDict.listen_to_datas`.
         """
-        names = await self._known(names)
         return Listener(await _run(self._dd.listen_to_datas, names, pattern, timeout))
 
     async def follow_data(self, name: str, since: float | str | None = None, timeout: float | None = None) -> Follower:
@@ -331,11 +374,4 @@ class DataDict:
 
         Redis: XREAD, XINFO STREAM.
         """
-        (name,) = await self._known([name])
         return Follower(await _run(self._dd.follow_data, name, since, timeout))
-
-    async def _known(self, names: Iterable[str]) -> list[str]:
-        """Return names whose descriptions were read, in a thread: what follows asks for none."""
-        listed = list(names) if not isinstance(names, str) else names
-        await asyncio.to_thread(self._dd.shm.names)
-        return listed  # type: ignore[return-value]  # a text is refused by what follows

@@ -13,7 +13,6 @@ Invariants:
 import logging
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,7 +28,6 @@ _BLOCK = 1.0  # seconds of a wait in the server, or half of the time-out
 _PAGE = 200  # entries read at once, at most
 _PAGE_BYTES = 2_000_000  # and about so many bytes: an answer has to come within the time-out, over slow links too
 _UNBLOCK_EVERY = 0.02  # seconds between attempts to wake the thread
-_CHECK_EVERY = 1.0  # seconds between two looks at what was trimmed: the server answers whole entries with its numbers
 _AGAIN = 0.5  # seconds after which a server that refused is asked again
 
 _all: "weakref.WeakSet[Hearing]" = weakref.WeakSet()
@@ -77,7 +75,6 @@ class Hearing:
         self._ending = False
         self._trouble: Exception | None = None
         self._said = ""
-        self._checked = 0.0
         self.missed = 0
         self._place = Place(key, subject, page=2)
         self._connection = shm.connect(subject, self._opened)
@@ -194,7 +191,6 @@ class Hearing:
         if self._place.behind or not wait or not self._place.stands(self._connection):
             before = self._place.missed
             entries = self._place.catch_up(self._connection)
-            self._checked = time.monotonic()
             if self._place.missed > before:
                 self.lose(self._place.missed - before, "they were trimmed before they could be read")
             return entries
@@ -210,8 +206,7 @@ class Hearing:
         if not answer or not self._place.stands(self._connection):
             return []
         entries = answer[key.encode()]
-        self._place.arrived(entries)
-        self._place.behind = time.monotonic() - self._checked > _CHECK_EVERY
+        self._place.arrived(entries, awaited=True)  # with what was trimmed the server answers a whole entry
         return entries  # type: ignore[no-any-return]
 
     def _set_page(self, entries: Sequence[Any]) -> None:

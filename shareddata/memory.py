@@ -96,6 +96,8 @@ class SharedMemory:
     Redis: CLIENT TRACKING, GET.
     """
 
+    _clock = ServerClock
+
     def __init__(
         self,
         host: str | None = None,
@@ -123,7 +125,7 @@ class SharedMemory:
         self._lock = threading.RLock()
         self._dependents: weakref.WeakSet[_Closable] = weakref.WeakSet()
         self._connection = SharedMemory.connect(self, setup=self._check_format)  # `aio` makes its others another way
-        self.clock = ServerClock(self._connection, self._lock)
+        self.clock = self._clock(self._connection, self._lock)
         self._described = Descriptions(self._connection, self.keys, self.clock.now)
         _shared.add(self)
         try:
@@ -258,16 +260,20 @@ class SharedMemory:
             log.warning("%s: the server has lost its descriptions: going on; initialise it again", self.url)
             return False
         try:
-            with self._lock:
-                if epoch != self._described.epoch:
-                    self._described.forget()
-                self._described.ask_for([layout.record.name for layout in layouts])
-            for layout in layouts:
-                check_compatible(layout.record, self.describe(layout.record.name))
+            self._compare(epoch, layouts)
             return True
         except BaseException:
             connection.epoch_news = True
             raise
+
+    def _compare(self, epoch: bytes, layouts: Sequence[Layout]) -> None:
+        """Check that records are described, in this epoch, as a program knows them."""
+        with self._lock:
+            if epoch != self._described.epoch:
+                self._described.forget()
+            self._described.ask_for([layout.record.name for layout in layouts])
+        for layout in layouts:
+            check_compatible(layout.record, self.describe(layout.record.name))
 
     def epoch(self) -> int:
         """Return how often this namespace was initialised.

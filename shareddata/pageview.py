@@ -10,13 +10,13 @@ threads or HTTP. Invariants:
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from shareddata import table
 from shareddata.datadesc import Field, Record
 from shareddata.table import View
+from shareddata.thinned import drawable
 
 _DRAWN = ("float", "int", "bool")
 
@@ -114,15 +114,7 @@ def fingerprint(records: Iterable[Record]) -> str:
 
 def point(record: Record, trame: Any) -> list[float | None]:
     """Return a trame's time and its values that can be drawn, in the order of `drawn`; None for what is not finite."""
-    return [_finite(trame[0]), *(_finite(trame[i]) for i, _ in drawn(record))]
-
-
-def _finite(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except OverflowError:  # an integer beyond all floats
-        return None
-    return number if math.isfinite(number) else None
+    return [drawable(trame[0]), *(drawable(trame[i]) for i, _ in drawn(record))]
 
 
 def columns(record: Record, rows: Sequence[Sequence[float | None]]) -> dict[str, list[float | None]]:

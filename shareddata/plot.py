@@ -18,7 +18,7 @@ from typing import Any
 from shareddata.columns import Column, Draft, Table
 from shareddata.errors import FieldError
 from shareddata.rowsources import Source
-from shareddata.thinned import Thinned
+from shareddata.thinned import Thinned, drawable
 
 FORMATS = (".svg", ".png", ".pdf")
 """What a picture may be, by its file's extension."""
@@ -105,7 +105,7 @@ def read(source: Source, names: Sequence[str] = (), table: int = 0) -> Drawing:
         if row.table != table or row.values[place] is None:
             continue
         when = row.values[place] / 1e9 if timed else float(row.values[place])
-        kept.add([when, *(_finite(row.values[i]) for i in positions)])
+        kept.add([when, *(drawable(row.values[i]) for i in positions)])
         drawing.first = when if drawing.read == 0 else drawing.first
         drawing.last, drawing.read = when, drawing.read + 1
     drawing.rows, drawing.stretch = kept.rows(), kept.stretch
@@ -116,14 +116,6 @@ def _limits(table: Table) -> dict[str, tuple[float | None, float | None]]:
     """Return the limits that the table's description has for fields."""
     fields = table.description.get("description", {}).get("fields", ())
     return {each[0]: (each[2].get("min"), each[2].get("max")) for each in fields if len(each) > 2}
-
-
-def _finite(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except OverflowError:  # an integer beyond all floats
-        return None
-    return number if math.isfinite(number) else None
 
 
 def save(drawing: Drawing, target: str | Path) -> Path:

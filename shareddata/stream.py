@@ -55,6 +55,7 @@ class Place:
         missed: entries that were trimmed before they could be read.
         lost: entries that were read, and that the server has lost since.
         behind: whether there may be entries to read without waiting.
+        unchecked: whether entries arrived since it was last seen what was trimmed.
 
     It holds no connection: each call names one, of the thread that it is called in.
     """
@@ -68,6 +69,8 @@ class Place:
         self.missed = 0
         self.lost = 0
         self.behind = True
+        self.unchecked = False
+        self._checked = 0.0  # when it was last asked what was trimmed, by the monotonic clock
         self._read: deque[bytes] = deque(maxlen=_KNOWN)
         self._opened = 0  # which connection the place was looked for on
 
@@ -164,14 +167,22 @@ class Place:
         """Take the answers to `commands`."""
         return self._turn(*_page_of(entries, info))
 
-    def arrived(self, entries: Sequence[Any]) -> None:
-        """Take entries that XREAD answered; whether anything was trimmed before them is seen by the next `catch_up`."""
+    def arrived(self, entries: Sequence[Any], awaited: bool = False) -> None:
+        """Take entries that XREAD answered; whether anything was trimmed before them is seen by the next `catch_up`.
+
+        Args:
+            entries: one at least.
+            awaited: whether the reader waited for them, so that nothing can have been trimmed meanwhile: then it is
+                enough to look once a second.
+        """
         self.ordinal += len(entries)
         self.id = entries[-1][0].decode()
         self._read.extend(map(_identity, entries[-_KNOWN:]))
-        self.behind = True
+        self.unchecked = True
+        self.behind = not awaited or time.monotonic() - self._checked > _CHECK_EVERY
 
     def _turn(self, entries: Sequence[Any], added: int, length: int, last: str) -> Sequence[Any]:
+        self.unchecked, self._checked = False, time.monotonic()
         if later(self.id, last):  # the server lost the stream's end, or all of it
             self.id, self.ordinal = last, added
             self._read.clear()
@@ -257,8 +268,6 @@ class Follower:
         self._key = layout.history_key.encode()
         self._request = self._prepare(self._block)
         self._place = Place(layout.history_key, layout.history)
-        self._checked = 0.0  # when it was last asked what was trimmed, by the monotonic clock
-        self._unchecked = False  # whether entries came since
         self._decode: Decode = layout.decode_entry
         self._given = ""  # the id of what was returned last; what was read may be further
         self.repeated = 0
@@ -321,9 +330,8 @@ class Follower:
                 if self._connection.epoch_news:
                     self._described_anew()
                 stands = self._place.stands(self._connection)
-                if self._place.behind or not stands or over and self._unchecked:
+                if self._place.behind or not stands or over and self._place.unchecked:
                     self._take(self._place.catch_up(self._connection))
-                    self._checked, self._unchecked = time.monotonic(), False
                 elif over:
                     raise StopIteration
                 else:
@@ -357,16 +365,13 @@ class Follower:
         request = self._request if pause == self._block else self._prepare(pause)
         (answer,) = self._connection.read(request + bulk(self._place.id), [self._layout.history])
         if not answer:
-            self._place.behind = self._unchecked
+            self._place.behind = self._place.unchecked
             return
         if not self._place.stands(self._connection):
             return
         entries = answer[self._key]
-        self._place.arrived(entries)
+        self._place.arrived(entries, awaited=len(entries) == 1)  # most times it came as it was written
         self._take(entries)
-        self._unchecked = True
-        # A single entry came as it was written, most times: nothing can have been trimmed while it was waited for.
-        self._place.behind = len(entries) > 1 or time.monotonic() - self._checked > _CHECK_EVERY
 
     def _prepare(self, pause: int) -> bytes:
         """Return the XREAD that waits for so many milliseconds, but for the id."""

@@ -6,7 +6,9 @@ It knows times and numbers. It must not know records, or how anything is drawn. 
 2. Memory is bounded, however many points come; they are looked at once, in order.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 
 class Thinned:
@@ -58,3 +60,12 @@ def _extremes(rows: Sequence[Sequence[float | None]]) -> list[Sequence[float | N
     least = [min(column, default=None) for column in known]
     greatest = [max(column, default=None) for column in known]
     return [[rows[0][0], *least], [rows[-1][0], *greatest]]
+
+
+def drawable(value: Any) -> float | None:
+    """Return a number as a plot takes it; None for what has no place there: NaN, infinities, beyond all floats."""
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

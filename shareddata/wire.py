@@ -179,7 +179,7 @@ class Layout:
     def _prepare_filler(self, fields: Sequence[str]) -> Callable[..., str] | None:
         if None in self._types:  # a type that is packed by itself
             return None
-        first, *others = (f"${len(name.encode())}\r\n{name}\r\n" for name in fields)
+        first, *others = (bulk(name).decode() for name in fields)
         heads = [first, *(f"\r\n{other}" for other in others)]
         return _filler(tuple(self._types))(_LENGTHS, _BOOLS, *heads)
 

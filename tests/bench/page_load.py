@@ -128,7 +128,8 @@ def main() -> None:
         events = size = 0
         for _ in range(parts):
             one, other, browsers = look(url, options.browsers, options.seconds / parts)
-            every, last = every + one[-200000:], last + other[-200000:]
+            every += one
+            last += other
             events += sum(each.events for each in browsers)
             size += sum(each.bytes for each in browsers)
             for each in browsers:

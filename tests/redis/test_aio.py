@@ -1,9 +1,10 @@
 """shareddata.aio: reading, listening and following in coroutines, also while the server is away or frozen."""
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
@@ -215,6 +216,62 @@ def test_frozen_server_does_not_stop_the_event_loop(own_server: Callable[..., Ow
                 server.cont()
             assert await dd.read(fresh=True) == [None]
             assert ticks.longest < 0.5
+
+    run(read())
+
+
+@contextmanager
+def used_by_a_thread(shm: aio.SharedMemory, seconds: float) -> Iterator[threading.Thread]:
+    """Have a thread of the program use the memory's own connection for so long, as a slow answer does."""
+    held = threading.Event()
+
+    def use() -> None:
+        with shm.memory._lock:
+            held.set()
+            time.sleep(seconds)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    held.wait()
+    yield thread
+    thread.join()
+
+
+def test_descriptions_are_not_waited_for_in_the_event_loop(url: str, shm: SharedMemory, write: Write) -> None:
+    async def read() -> None:
+        write("LEFT", 1)
+        async with aio.SharedMemory(url=url) as memory, aio.DataDict("READER", memory) as dd:
+            await dd.set_datas_to_read(["LEFT"])
+            follower, listener = await dd.follow_data("LEFT"), await dd.listen_to_datas(["LEFT"])
+            await asyncio.to_thread(write, "LEFT", 2)
+            assert (await anext(follower)).number == (await anext(listener))[0].number == 2
+            shm.init(PAIR)  # each of them compares the descriptions at its next step
+            await asyncio.to_thread(write, "LEFT", 3)
+            async with Ticks() as ticks:
+                with used_by_a_thread(memory, 0.6):
+                    steps = dd.read(), anext(follower), anext(listener), dd.follow_data("RIGHT", since=0)
+                    (read,), followed, (heard,), _ = await asyncio.gather(*steps)
+            assert (read.number, followed.number, heard.number) == (3, 3, 3)
+            assert ticks.longest < 0.3
+
+    run(read())
+
+
+def test_an_age_is_not_waited_for_in_the_event_loop(url: str, write: Write) -> None:
+    async def read() -> None:
+        write("LEFT", 1)
+        async with aio.SharedMemory(url=url) as memory, aio.DataDict("READER", memory) as dd:
+            await dd.set_datas_to_read(["LEFT"])
+            (left,) = await dd.read()
+            clock, record = memory.memory.clock, await memory.describe("LEFT")
+            assert clock.uncertainty < 1, "it was asked when the memory was connected"
+            clock._due = 0.0
+            with used_by_a_thread(memory, 0.6) as thread:
+                assert 0 <= record.age(left) < 20
+                assert thread.is_alive(), "it was not waited for"
+            while clock._due == 0.0:
+                await asyncio.sleep(0.01)
+            assert clock.uncertainty < 1
 
     run(read())
 
