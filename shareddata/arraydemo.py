@@ -10,21 +10,20 @@ Invariants:
 """
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from importlib.resources import files
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shareddata import large, png, server
+from shareddata import png
 from shareddata.cbor import cbor2
 from shareddata.codec import numpy
 from shareddata.columns import load
+from shareddata.demoserver import private
 from shareddata.errors import SensorNotInitializedError, SharedDataError, UnknownData
 from shareddata.follow import Follower, FrameGrabber
 from shareddata.frames import FrameFile
@@ -80,15 +79,7 @@ def run(say: Say, live: Say, *, seconds: float = 5.0, folder: str | Path | None 
     place.mkdir(parents=True, exist_ok=True)
     if any(place.iterdir()):
         raise SharedDataError(f"{place}: is not empty: name a new folder")
-    environ = {name: value for name, value in os.environ.items() if name != "LOGFILE"}
-    environ |= {"LOGDIR": str(place), "INIT_MSG": _FLAG}
-    with ExitStack() as stack:
-        data = stack.enter_context(tempfile.TemporaryDirectory(prefix="shareddata-"))
-        running = stack.enter_context(server.Server(data))
-        shm = stack.enter_context(SharedMemory(url=running.url))
-        stack.callback(large.forget, shm.address)
-        leftovers = [data, large.folder(shm.address)]
-        troupe = stack.enter_context(Troupe(place, environ, [each for each in leftovers if each]))
+    with private(place, _FLAG) as (shm, troupe):
         stage = Stage(shm, troupe, place, say, live)
         _begin(stage)
         _follow(stage, seconds)

@@ -24,6 +24,7 @@ from typing import Any
 
 from shareddata import codec
 from shareddata.codec import Buffer
+from shareddata.extras import needed
 
 MOST_DIMENSIONS = 64
 """Dimensions of an array, numpy's own limit."""
@@ -50,13 +51,7 @@ def cbor2() -> Any:
     Raises:
         ModuleNotFoundError: when it is not installed; the message holds the remedy.
     """
-    try:
-        import cbor2 as module
-    except ImportError:
-        raise ModuleNotFoundError(
-            "sensors need cbor2, which is not installed: pip install 'shareddata[arrays]'", name="cbor2"
-        ) from None
-    return module
+    return needed("cbor2", "sensors need", "arrays")
 
 
 # -- values to bytes ------------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from shareddata.extras import needed
+
 Buffer = bytes | bytearray | memoryview
 """Bytes, wherever they are."""
 
@@ -150,13 +152,7 @@ def numpy() -> Any:
     Raises:
         ModuleNotFoundError: when it is not installed; the message holds the remedy.
     """
-    try:
-        import numpy as module
-    except ImportError:
-        raise ModuleNotFoundError(
-            "array fields need numpy, which is not installed: pip install 'shareddata[arrays]'", name="numpy"
-        ) from None
-    return module
+    return needed("numpy", "array fields need", "arrays")
 
 
 def _array_encoder(dtype: str, shape: tuple[int, ...]) -> Encoder:

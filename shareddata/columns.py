@@ -10,6 +10,7 @@ Columns whose names begin with an underscore are the export's own (`_time`, `_re
 """
 
 import base64
+import importlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 from shareddata.codec import encode_any
 from shareddata.datadesc import Field
 from shareddata.errors import FieldError
+from shareddata.extras import needed
 
 _DTYPES = {"float": "<f8", "int": "<i8", "bool": "|b1", "time": "<i8"}
 _MODULES = {"parquet": "pyarrow.parquet", "hdf5": "h5py", "mcap": "mcap.writer"}
@@ -175,10 +177,5 @@ def load(form: str) -> Any:
     Raises:
         ModuleNotFoundError: it is not installed; the message holds the remedy.
     """
-    name = _MODULES[form].partition(".")[0]
-    try:
-        return __import__(_MODULES[form])  # the package, with the module that writes
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            f"{form} files need {name}, which is not installed: pip install 'shareddata[{form}]'", name=name
-        ) from None
+    needed(_MODULES[form], f"{form} files need", form)
+    return importlib.import_module(_MODULES[form].partition(".")[0])  # the package, with the module that writes

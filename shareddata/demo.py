@@ -8,7 +8,6 @@ It knows which handlers and recordings there are; it must not know how records a
 """
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from shareddata import large, server
 from shareddata.datadict import DataDict
+from shareddata.demoserver import private
 from shareddata.errors import SharedDataError
 from shareddata.memory import SharedMemory
 from shareddata.troupe import Troupe
@@ -81,23 +80,16 @@ def run(
     """
     folder = Path(logs).absolute() if logs else Path(tempfile.mkdtemp(prefix="shareddata-demo-"))
     folder.mkdir(parents=True, exist_ok=True)
-    environ = {name: value for name, value in os.environ.items() if name != "LOGFILE"}
-    environ |= {"LOGDIR": str(folder), "INIT_MSG": _FLAG}
     with ExitStack() as stack:
-        data = stack.enter_context(tempfile.TemporaryDirectory(prefix="shareddata-"))
-        running = stack.enter_context(server.Server(data))
-        shm = stack.enter_context(SharedMemory(url=running.url))
-        stack.callback(large.forget, shm.address)
-        leftovers = [data, large.folder(shm.address)]
-        troupe = stack.enter_context(Troupe(folder, environ, [each for each in leftovers if each]))
+        shm, troupe = stack.enter_context(private(folder, _FLAG))
         shm.init(*descriptions(), flag=_FLAG)
-        say(f"A private server runs at {running.url}, with {len(shm.names())} records.")
+        say(f"A private server runs at {shm.url}, with {len(shm.names())} records.")
         chosen = devices()
-        _start(chosen, troupe, running.url, stack)
+        _start(chosen, troupe, shm.url, stack)
         if len(chosen) < len(DEVICES):
             say("Without hdl_host: it needs psutil (pip install 'shareddata[hardware]').")
         if camera:
-            _start_camera(troupe, running.url, say)
+            _start_camera(troupe, shm.url, say)
         begin = time.time()
         _await_data(shm, troupe, chosen, 0.0, _FIRST_DATA)
         say(f"Live after {time.time() - begin:.1f} s: {', '.join(device.handler for device in chosen)}.")

@@ -12,7 +12,6 @@ must not know any device or protocol. Invariants:
 6. An error that the user can mend is one line and exit code 1 (2 for wrong usage), a traceback only with -do-debug.
 """
 
-import importlib
 import inspect
 import logging
 import os
@@ -26,6 +25,7 @@ from typing import Any, NoReturn, Self, TypeVar
 
 import plac
 
+from shareddata import extras
 from shareddata.data import Data
 from shareddata.datadict import DataDict
 from shareddata.errors import ServerError, SharedDataError
@@ -386,11 +386,7 @@ def needs(module: str, extra: str = "hardware") -> Any:
 
     Redis: none.
     """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        remedy = f"pip install 'shareddata[{extra}]'"
-        raise ModuleNotFoundError(f"this device needs {module}, which is not installed: {remedy}") from error
+    return extras.needed(module, "this program needs", extra)
 
 
 def program(**texts: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from shareddata.columns import Column, Draft, Table
 from shareddata.errors import FieldError
+from shareddata.extras import needed
 from shareddata.rowsources import Source
 from shareddata.thinned import Thinned, drawable
 
@@ -182,15 +183,9 @@ def show(drawing: Drawing) -> bool:
 
 
 def _matplotlib() -> Any:
-    try:
-        import matplotlib
-        import matplotlib.dates
-        import matplotlib.figure
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "plots need matplotlib, which is not installed: pip install 'shareddata[plot]'", name="matplotlib"
-        ) from None
-    return matplotlib
+    for module in ("matplotlib.dates", "matplotlib.figure", "matplotlib"):
+        found = needed(module, "plots need", "plot")
+    return found
 
 
 def _figure(matplotlib: Any, drawing: Drawing, figure: Any = None) -> Any:

@@ -16,7 +16,7 @@ import os
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,11 +127,7 @@ def link(old: str, new: str) -> None:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    try:
-        os.link(old, new)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(new), 0o700, exist_ok=True)
-        os.link(old, new)
+    _placed(os.link, old, new)
 
 
 def unlink(path: str) -> bool:
@@ -264,7 +260,7 @@ class Writer:
         """
         spare = f"{self._spare}/{self.new_name()}"
         try:
-            _rename(path, spare)
+            _placed(os.rename, path, spare)
         except FileNotFoundError:
             return  # another process was faster
         status = os.stat(spare)
@@ -291,7 +287,7 @@ class Writer:
     def _name(spare: str, path: str) -> None:
         """Give a file that was written again its new name."""
         try:
-            _rename(spare, path)
+            _placed(os.rename, spare, path)
         except BaseException:
             unlink(spare)
             raise
@@ -363,17 +359,17 @@ def end_writing(folder: str) -> None:
             given.close()
 
 
-def _rename(old: str, new: str) -> None:
-    """Rename a file; the new name's folder is made if it is missing: another process may have removed it, empty.
+def _placed(place: Callable[[str, str], None], old: str, new: str) -> None:
+    """Link or rename a file; its new folder is made if it is missing: another process may have removed it, empty.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
     try:
-        os.rename(old, new)
+        place(old, new)
     except FileNotFoundError:
         os.makedirs(os.path.dirname(new), 0o700, exist_ok=True)
-        os.rename(old, new)
+        place(old, new)
 
 
 def _write_new(path: str, parts: Sequence[Buffer]) -> mmap.mmap:

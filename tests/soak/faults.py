@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from proxy import Proxy
 from world import Slot, World
 
 Fault = Callable[[World], AbstractContextManager[list[Slot]]]
@@ -64,20 +65,22 @@ def link_away(world: World) -> Iterator[list[Slot]]:
 @contextmanager
 def link_silent(world: World) -> Iterator[list[Slot]]:
     """A black hole: all is taken, nothing arrives; then the connections are reset, as the machines' own would be."""
-    name, slots = _on_link(world)
-    world.links[name].swallow()
-    try:
+    with _disturbed(world, Proxy.swallow) as slots:
         yield slots
-    finally:
-        world.links[name].heal()
-        world.links[name].cut()
 
 
 @contextmanager
 def answers_lost(world: World) -> Iterator[list[Slot]]:
     """Requests arrive, answers don't: every outcome is unknown."""
+    with _disturbed(world, Proxy.half_open) as slots:
+        yield slots
+
+
+@contextmanager
+def _disturbed(world: World, disturb: Callable[[Proxy], None]) -> Iterator[list[Slot]]:
+    """Do something to a link, heal it in the end, and cut what went over it meanwhile."""
     name, slots = _on_link(world)
-    world.links[name].half_open()
+    disturb(world.links[name])
     try:
         yield slots
     finally:

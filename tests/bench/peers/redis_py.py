@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import redis
 from workload import FIELDS, HISTORY, ROWS, SENDER, Where, names
 
 from peers import SILENCE, Heard
-
-LETTER = "R"
 
 
 def mapping(values: tuple[float, ...]) -> dict[str, float | str]:
@@ -22,11 +21,13 @@ def convert(answer: dict[str, str]) -> dict[str, float | str]:
 
 
 class Contender:
+    letter = "R"  # its records begin with it
+
     def __init__(self, where: Where) -> None:
         self.client = redis.Redis.from_url(where.url, decode_responses=True)
 
     def operation(self, what: str, records: int, history: int) -> Callable[[int], object]:
-        made: Callable[[int], object] = getattr(self, what)(names(LETTER, history, records), history)
+        made: Callable[[int], object] = getattr(self, what)(names(self.letter, history, records), history)
         return made
 
     def write(self, records: list[str], history: int) -> Callable[[int], object]:
@@ -60,7 +61,11 @@ class Contender:
         return flush
 
     def one(self, records: list[str], history: int) -> Callable[[int], object]:
-        return lambda turn: convert(self.client.hgetall(records[0]))
+        read = self._reader(records[0])
+        return lambda turn: convert(read())
+
+    def _reader(self, name: str) -> Callable[[], dict[str, str]]:
+        return partial(self.client.hgetall, name)  # type: ignore[arg-type]
 
     unchanged = one
 
@@ -88,12 +93,13 @@ class Contender:
         """Do nothing: what was answered is in the server."""
 
     def writer(self, history: int) -> Callable[[tuple[float, ...]], object]:
-        return self._writer(names(LETTER, history, 1)[0], history)
+        return self._writer(names(self.letter, history, 1)[0], history)
 
     def hear(self, how: str, history: int, heard: Heard) -> None:
-        (name,) = names(LETTER, history, 1)
+        (name,) = names(self.letter, history, 1)
         if how == "follow":
             return self._follow(f"{name}:history", heard)
+        read = self._reader(name)
         pubsub = self.client.pubsub(ignore_subscribe_messages=True)
         pubsub.subscribe(f"__keyspace@0__:{name}")
         silent_since = time.monotonic()
@@ -101,7 +107,7 @@ class Contender:
             message = pubsub.get_message(timeout=SILENCE)
             if message and message["data"] == "hset":
                 silent_since = time.monotonic()
-                if heard(values_of(self.client.hgetall(name))):
+                if heard(values_of(read())):
                     return None
         return None
 
