@@ -33,7 +33,7 @@ from shareddata.errors import (
     UnknownData,
 )
 from shareddata.handler import Handler
-from shareddata.stream import Histories
+from shareddata.histories import Histories
 from shareddata.table import clean
 from shareddata.views import snapshot
 from shareddata.wire import Layout, shown

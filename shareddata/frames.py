@@ -37,7 +37,7 @@ from shareddata.framestore import SEALED, WRITING, FrameStore
 from shareddata.framewriter import FrameWriter
 from shareddata.large import LargeValues
 from shareddata.memory import SharedMemory
-from shareddata.stream import Place
+from shareddata.place import Place
 
 __all__ = ["FILES", "Attributes", "Created", "Dataset", "FrameFile", "Group", "Info", "created", "files", "remove"]
 

@@ -20,7 +20,7 @@ from typing import Any
 from shareddata.connection import Connection
 from shareddata.errors import ServerError, ServerRefused, ServerTimeout, ServerUnreachable
 from shareddata.memory import SharedMemory
-from shareddata.stream import Place
+from shareddata.place import Place
 
 log = logging.getLogger("shareddata")
 

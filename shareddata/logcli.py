@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shareddata import arguments, export, forward, logs, record, replay, rowsources, table, track
+from shareddata import arguments, export, forward, forwardview, logs, record, replay, rowsources, table, track
 from shareddata.command import UsageError, Where, command, stopping
 from shareddata.errors import DecodeError
 from shareddata.login import TO_PREFIX, check_typed
@@ -449,10 +449,10 @@ def forward_(
         timeout=timeout,
     ) as going:
         try:
-            with forward.Display(sys.stderr) as display:
+            with forwardview.Display(sys.stderr) as display:
                 going.run(once, display.tell)
         except KeyboardInterrupt:
             pass  # the usual way to end it
         finally:
-            print("\n".join(forward.summary(going.progress)), flush=True)
+            print("\n".join(forwardview.summary(going.progress)), flush=True)
     return int(any(each.trouble for each in going.progress))

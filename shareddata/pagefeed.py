@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 from shareddata import logs, pageview
 from shareddata.errors import DecodeError, SharedDataError, UnknownData
+from shareddata.histories import Histories
 from shareddata.logs import State
 from shareddata.memory import SharedMemory
-from shareddata.stream import Histories, Place
+from shareddata.place import Place
 from shareddata.table import View
 from shareddata.thinned import Thinned
 from shareddata.watch import Watch

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shareddata.errors import ServerTimeout, ServerUnreachable, SharedDataError
+from shareddata.histories import Histories
 from shareddata.memory import SharedMemory
-from shareddata.stream import Histories
 from shareddata.track import SIZE, SPAN, End, Folder, Track
 
 log = logging.getLogger("shareddata")

@@ -21,10 +21,10 @@ from shareddata.address import Address
 from shareddata.datadesc import Record, check_compatible
 from shareddata.datadict import DataDict
 from shareddata.errors import DescriptionError, SharedDataError
+from shareddata.histories import Histories
 from shareddata.login import FROM_PREFIX, check_typed
 from shareddata.memory import SharedMemory
 from shareddata.recording import Entry, Recording
-from shareddata.stream import Histories
 
 _SLICE = 0.5  # seconds: progress is shown that often, also while nothing is due
 

@@ -23,10 +23,10 @@ from shareddata.datadesc import Record
 from shareddata.eras import Era, milliseconds, retyped
 from shareddata.errors import DecodeError, FieldError, LogFormatError, SharedDataError, UnknownData
 from shareddata.formats import Format
+from shareddata.histories import Histories
 from shareddata.logs import Entry, Look
 from shareddata.memory import SharedMemory, millisecond
 from shareddata.recording import Recording
-from shareddata.stream import Histories
 from shareddata.wire import Layout
 
 log = logging.getLogger("shareddata")

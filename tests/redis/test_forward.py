@@ -15,7 +15,7 @@ import pytest
 
 from records import HEAD
 from servers import OwnServer, empty, plain_client
-from shareddata import DataDict, SharedMemory, cli, forward
+from shareddata import DataDict, SharedMemory, cli, forwardview
 from shareddata.errors import LogFormatError, SharedDataError, UnknownData, WriterConflict
 from shareddata.forward import Forward
 from shareddata.server import Server
@@ -495,7 +495,7 @@ def test_a_status_line(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     master, slave = pty.openpty()
     try:
         out = Terminal(slave)
-        with Forward(ends[0].url, ends[1].url, **OURS) as going, forward.Display(out) as display:
+        with Forward(ends[0].url, ends[1].url, **OURS) as going, forwardview.Display(out) as display:
             going.run(once=True, tell=display.tell)
             logging.getLogger("shareddata").warning("said %s", "meanwhile")
             display.tell(going)
@@ -510,6 +510,6 @@ def test_a_status_line(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_plain_lines(ends: Ends) -> None:
     store(ends[0], "nav", range(5))
     out = io.StringIO()
-    with Forward(ends[0].url, ends[1].url, **OURS) as going, forward.Display(out) as display:
+    with Forward(ends[0].url, ends[1].url, **OURS) as going, forwardview.Display(out) as display:
         going.run(once=True, tell=display.tell)
     assert "5 sent, 0 missed, 0 behind" in out.getvalue()
