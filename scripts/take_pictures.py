@@ -1,5 +1,6 @@
 """Take the docs' pictures of the page: the demonstration's records, a tank that is too full, a log with two readers."""
 
+import argparse
 import math
 import sys
 import tempfile
@@ -54,7 +55,7 @@ SHOTS: Sequence[tuple[str, str, dict[str, Any]]] = (
     ("page-records-dark", "?q=tank", {"color_scheme": "dark", "viewport": {"width": 1280, "height": 300}}),
     ("page-record", "record/BATTERY__measures", {"viewport": {"width": 1280, "height": 800}}),
     ("page-record-dark", "record/TANK__measures", {"color_scheme": "dark", "viewport": {"width": 1280, "height": 640}}),
-    ("page-sensors", "sensors", {"viewport": {"width": 1280, "height": 420}}),
+    ("page-sensors", "sensors", {"viewport": {"width": 1280, "height": 680}}),
     ("page-frames", "frames", {"color_scheme": "dark", "viewport": {"width": 1280, "height": 560}}),
     ("page-doctor", "doctor", {"viewport": {"width": 1280, "height": 620}}),
     ("page-logs", "logs", {"viewport": {"width": 1280, "height": 310}}),
@@ -157,8 +158,10 @@ def main() -> None:
     """Take the pictures, or say what is missing."""
     if reason := browser.missing():
         raise SystemExit(reason)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=HISTORY, help="of the demonstration before that (75)")
+    seconds = parser.parse_args().seconds
     FOLDER.mkdir(exist_ok=True)
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else HISTORY
     with tempfile.TemporaryDirectory() as logs:
         demo.run(take, print, seconds=seconds, logs=logs, camera=True)
     for path in sorted(FOLDER.glob("*.png")):

@@ -1,7 +1,7 @@
 """Sections of the page beside the records: sensors, frames, logs and the doctor.
 
-It knows their paths, templates and streams. It must not know how anything is read (`pagelooks`), nor who may ask
-(`pageguard`). Invariants:
+It knows their paths, templates and streams. It must not know how anything is read (`pagelooks`,
+`pagesensors`, `pageframes`), nor who may ask (`pageguard`). Invariants:
 
 1. A stream tells what is new to its browser and nothing else; it holds no more than the last text.
 2. The doctor is called when somebody asks for it on this very page, never by looking at it.
@@ -22,8 +22,10 @@ from shareddata.errors import ServerError, SharedDataError
 from shareddata.facts import WRONG
 from shareddata.memory import SharedMemory
 from shareddata.pagefeed import Feed
+from shareddata.pageframes import FrameFiles
 from shareddata.pageguard import Guard
-from shareddata.pagelooks import Doctor, FrameFiles, Sensors, Shared
+from shareddata.pagelooks import Doctor, Shared
+from shareddata.pagesensors import Sensors
 
 _ALIVE = 5.0  # seconds without news after which a stream says that it is still there
 _LOGS_EVERY, _SENSORS_EVERY, _FRAMES_EVERY = 2.0, 0.5, 0.25
@@ -48,7 +50,8 @@ class Rooms:
     ) -> None:
         self._feed, self._page, self._stream = feed, page, stream
         self._frames = FrameFiles(shm)
-        self._sensors_seen = Shared(Sensors(shm).look, _SENSORS_EVERY)
+        self._sensors = Sensors(shm)
+        self._sensors_seen = Shared(self._sensors.look, _SENSORS_EVERY)
         self._frames_seen = Shared(self._frames.look, _FRAMES_EVERY)
         self._doctor = Doctor(shm)
 
@@ -82,14 +85,11 @@ class Rooms:
 
     async def frame(self, request: Request) -> Response:
         """Send the newest frame of a dataset as a picture."""
-        asked = request.query_params
-        try:
-            picture = await asyncio.to_thread(self._frames.picture, asked.get("file", ""), asked.get("dataset", ""))
-        except ServerError:
-            raise
-        except SharedDataError as error:  # no such file, no picture in it, or trimmed before it could be read
-            raise HTTPException(404, str(error)) from None
-        return Response(picture, media_type="image/png")
+        return await _picture(self._frames.picture, request, "file", "dataset")
+
+    async def sensor(self, request: Request) -> Response:
+        """Send a sensor's value as a picture."""
+        return await _picture(self._sensors.picture, request, "sensor", "value")
 
     async def doctor(self, request: Request) -> Response:
         """Show the doctor's last report; examine when this page asks for it."""
@@ -135,6 +135,17 @@ class Rooms:
                 await feed.news(rest)
 
 
+async def _picture(find: Callable[[str, str], bytes], request: Request, *names: str) -> Response:
+    """Send what is found for the arguments of these names."""
+    try:
+        picture = await asyncio.to_thread(find, *(request.query_params.get(name, "") for name in names))
+    except ServerError:
+        raise
+    except SharedDataError as error:  # it is not there, is no picture, or was trimmed before it could be read
+        raise HTTPException(404, str(error)) from None
+    return Response(picture, media_type="image/png")
+
+
 async def _text_of(shared: Shared) -> bytes:
     return (await shared.get()).text
 
@@ -153,6 +164,7 @@ def routes(rooms: Callable[[], Rooms]) -> list[Route]:
         route("/sensors", "sensors"),
         route("/frames", "frames"),
         route("/frame.png", "frame"),
+        route("/sensor.png", "sensor"),
         route("/logs", "logs"),
         route("/doctor", "doctor", "GET", "POST"),
         route("/events/logs", "events_of_logs"),

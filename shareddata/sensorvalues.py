@@ -205,17 +205,17 @@ class SensorValues:
         """
         return self._again(lambda: self._stored(name), lambda found: found, self.decode)[1]
 
-    def glance(self, most: int) -> dict[str, Any]:
-        """Return all values as of one moment; of those that have more than so many bytes their `Size` only.
+    def glance(self, most: int, name: str = "") -> dict[str, Any]:
+        """Return values as `values` does; of those that have more than so many bytes their `Size` only.
 
-        Redis: HGETALL.
+        Redis: HGET; HGETALL.
         """
 
         def take(name: str, stored: bytes) -> Any:
             size = sensorlarge.size_of([stored])
             return Size(size) if size > most else self.decode(name, stored)
 
-        return self._again(lambda: self._stored(""), lambda found: found, take)[1]
+        return self._again(lambda: self._stored(name), lambda found: found, take)[1]
 
     def undecoded(self, name: str) -> dict[str, bytes]:
         """Do the same as `values` for values in CBOR."""

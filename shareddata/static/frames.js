@@ -1,26 +1,13 @@
-// Frame files: the newest frame of each dataset as a picture, one after the other as fast as this browser takes them.
+// Frame files: the newest frame of each dataset as a picture.
 import { ageText, everySecond, listen, now, put } from "./live.js";
+import { load } from "./pictures.js";
 
 const cards = new Map([...document.querySelectorAll(".file")].map((card) => [card.dataset.name, card]));
 const part = (element, which) => element.querySelector(`[data-part=${which}]`);
 const pause = document.getElementById("pause");
 let paused = false;
 
-/** Load a figure's newest frame, unless the one before is still on its way: frames are skipped, never queued. */
-function load(figure, name) {
-  const { number, shown, path } = figure.dataset;
-  if (paused || figure.loading || number === shown) return;
-  const image = figure.querySelector("img"), query = new URLSearchParams({ file: name, dataset: path, n: number });
-  const ended = () => {
-    figure.loading = false;
-    put(part(figure, "number"), `frame ${number}`);
-    load(figure, name);
-  };
-  figure.loading = true;
-  figure.dataset.shown = number;
-  image.onload = image.onerror = ended;
-  image.src = `/frame.png?${query}`;
-}
+const address = (file, { path, number }) => `/frame.png?${new URLSearchParams({ file, dataset: path, n: number })}`;
 
 function show(card, file) {
   card.dataset.ts = file.written;
@@ -31,8 +18,7 @@ function show(card, file) {
     const row = rows.get(dataset.path);
     put(part(row, "about"), dataset.about);
     if (!dataset.picture) continue;
-    row.dataset.number = dataset.number;
-    load(row, file.name);
+    load(row, address(file.name, dataset), () => put(part(row, "number"), `frame ${dataset.number}`));
   }
 }
 
@@ -41,7 +27,9 @@ const shape = (files) => JSON.stringify(files.map((file) =>
   [file.name, file.datasets.map((dataset) => dataset.path + dataset.picture).sort()]).sort());
 const shown = JSON.stringify([...cards].map(([name, card]) =>
   [name, [...card.querySelectorAll("[data-path]")].map((row) => row.dataset.path + row.matches("figure")).sort()]).sort());
-for (const figure of document.querySelectorAll("figure")) figure.dataset.shown = figure.dataset.number;
+for (const [name, card] of cards) {
+  for (const figure of card.querySelectorAll("figure")) figure.address = address(name, figure.dataset);
+}
 
 function showAges() {
   for (const card of cards.values()) put(part(card, "age"), ageText(now() - Number(card.dataset.ts)));

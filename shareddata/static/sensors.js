@@ -1,5 +1,6 @@
-// The sensors: their values as they are written, large ones summed up.
+// The sensors: their values as they are written, large ones summed up, pictures as pictures.
 import { ageText, everySecond, listen, now, put, putValue, remark } from "./live.js";
+import { load } from "./pictures.js";
 
 const cards = new Map([...document.querySelectorAll(".sensor")].map((card) => [card.dataset.name, card]));
 const part = (card, which) => card.querySelector(`[data-part=${which}]`);
@@ -17,6 +18,26 @@ function line(name) {
   return row;
 }
 
+/** Return a place for a value's picture. */
+function place(name) {
+  const figure = document.createElement("figure"), image = document.createElement("img");
+  const caption = document.createElement("figcaption");
+  figure.className = "frame";
+  figure.dataset.value = name;
+  image.alt = `${name}: as it is now`;
+  put(caption, name);
+  figure.append(image, caption);
+  return figure;
+}
+
+function showPictures(box, { name, written, pictures }) {
+  const shown = [...box.children].map((each) => each.dataset.value);
+  if (JSON.stringify(shown) !== JSON.stringify(pictures)) box.replaceChildren(...pictures.map(place));
+  for (const each of box.children) {
+    load(each, `/sensor.png?${new URLSearchParams({ sensor: name, value: each.dataset.value, n: written })}`);
+  }
+}
+
 function show(card, sensor) {
   card.dataset.ts = sensor.written ?? "";
   put(part(card, "kept"), String(sensor.kept));
@@ -28,6 +49,7 @@ function show(card, sensor) {
   if (JSON.stringify(names) !== JSON.stringify(sensor.values.map(([name]) => name))) {
     body.replaceChildren(...sensor.values.map(([name]) => line(name)));
   }
+  showPictures(part(card, "pictures"), sensor);
   sensor.values.forEach(([, text], i) => putValue(body.rows[i].cells[1].firstElementChild, text));
 }
 

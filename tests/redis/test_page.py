@@ -19,7 +19,7 @@ from urllib.request import urlopen
 import pytest
 
 from servers import OwnServer
-from shareddata import DataDict, FieldError, SharedMemory, TSLog, pagefeed, pagelooks, pagewrite
+from shareddata import DataDict, FieldError, SharedMemory, TSLog, pagefeed, pagesensors, pagewrite
 from shareddata.frames import FrameFile
 from shareddata.page import Page, plotting_library
 from shareddata.sensors import SensorWriter
@@ -172,6 +172,27 @@ def test_sensors_with_their_values(page: Page, tank: SharedMemory) -> None:
     assert "&lt;b&gt;bold" in text and "<b>bold" not in text
 
 
+def test_pictures_of_sensors(page: Page, tank: SharedMemory) -> None:
+    numpy = pytest.importorskip("numpy")
+    pytest.importorskip("cbor2")
+    with SensorWriter("lab", "camera", tank) as writer:
+        writer.write("picture", numpy.repeat(numpy.arange(3, dtype="f4"), 20 * 60).reshape(60, 60))
+        writer.write("covariance", numpy.eye(6))
+        writer.write("trace", numpy.arange(1000))
+        writer.write("colour", numpy.zeros((20, 30, 3), "u1"))
+        with events(f"{page.url}events/sensors") as found:
+            told = until(found, lambda event: event.data["sensors"] and len(event.data["sensors"][0]["values"]) == 4)
+            assert sorted(told.data["sensors"][0]["pictures"]) == ["colour", "picture"]
+            address = f"{page.url}sensor.png?sensor=lab%2Fcamera&value=picture"
+            first = fetched(address)
+            assert first == fetched(address) and pixels(first) == (60, 60, 0, 255)
+            writer.write("picture", numpy.full((30, 40), numpy.nan))
+            until(found, lambda event: event.data["sensors"][0]["written"] != told.data["sensors"][0]["written"])
+            assert pixels(fetched(address)) == (40, 30, 0, 0), "as it is now"
+        for none in ("lab%2Fcamera&value=trace", "lab%2Fcamera&value=nothing", "..&value=picture", ""):
+            assert ask(f"{page.url}sensor.png?sensor={none}").status == 404
+
+
 @ANY_SERVER
 def test_damaged_sensor_does_not_hide_the_others(page: Page, tank: SharedMemory, client: Any) -> None:
     pytest.importorskip("cbor2")
@@ -232,8 +253,8 @@ def test_doctor_is_called_on_request(page: Page, write: Write) -> None:
 def test_one_look_for_all_browsers(page: Page, tank: SharedMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sensors and frame files are looked at a few times a second, however many browsers there are."""
     looks = []
-    real = pagelooks.listed
-    monkeypatch.setattr(pagelooks, "listed", lambda shm: looks.append(time.monotonic()) or real(shm))
+    real = pagesensors.listed
+    monkeypatch.setattr(pagesensors, "listed", lambda shm: looks.append(time.monotonic()) or real(shm))
     opened = [events(f"{page.url}events/sensors") for _ in range(12)]
     try:
         for each in opened:
