@@ -106,7 +106,8 @@ class FileArchiver(DataArchiver):
             if ledger is None:
                 return name
             if mine := self._claim(work, identity, name, ledger):
-                self._numbers[path] = number
+                if number > 1:
+                    self._numbers[path] = number
                 return mine
         raise AssertionError("there is always another number")
 

@@ -21,8 +21,8 @@ Say = Callable[[str], None]
 
 WARM_UP = 45.0
 """Seconds of a process that don't count: it imports, fills its buffers, and histories fill up."""
-BOUND = (3072.0, 2)
-"""KiB that a process may grow over what is counted, and descriptors."""
+BOUND = (5120.0, 2)
+"""KiB that a process may grow over what is counted, and descriptors: an archiver remembers 10,000 events of a stream."""
 
 
 @dataclass
