@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 WARM_UP = 45.0
 """Seconds of a process that don't count: it imports, fills its buffers, and histories fill up."""
 BOUND = (5120.0, 2)
-"""KiB that a process may grow over what is counted, and descriptors: an archiver remembers 10,000 events of a stream."""
+"""KiB that a process may grow (an archiver remembers 10,000 events of a stream), and descriptors."""
 
 
 @dataclass
