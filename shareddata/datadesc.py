@@ -247,6 +247,25 @@ class Record:
         return json.dumps(self.as_json(), ensure_ascii=False)
 
 
+def same(one: tuple[Any, ...] | None, other: tuple[Any, ...] | None) -> bool:
+    """Tell whether two trames of a record hold the same values: arrays too, and NaN is as NaN was.
+
+    >>> same((1.0, "HDL", float("nan")), (1.0, "HDL", float("nan"))), same((1.0,), None)
+    (True, False)
+    """
+    if one is None or other is None:
+        return one is other
+    return len(one) == len(other) and all(map(_alike, one, other))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if hasattr(one, "tobytes"):
+        return bool(type(one) is type(other) and one.shape == other.shape and one.tobytes() == other.tobytes())
+    return bool(one == other or (one != one and other != other))
+
+
 def _field_as_json(f: Field) -> list[Any]:
     options = {
         option: list(value) if option == "shape" else value

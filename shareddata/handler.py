@@ -27,6 +27,7 @@ import plac
 
 from shareddata import extras
 from shareddata.data import Data
+from shareddata.datadesc import same
 from shareddata.datadict import DataDict
 from shareddata.errors import ServerError, SharedDataError
 from shareddata.login import check_typed
@@ -346,7 +347,7 @@ class Handler:
         before, self._orders = self._orders, trames
         if before is None:
             return []
-        return [trame for trame, old in zip(trames, before) if trame is not None and trame != old]
+        return [trame for trame, old in zip(trames, before) if trame is not None and not same(trame, old)]
 
     def status(self, line: SerialLine[Any]) -> dict[str, Any]:
         """Return the fields that each status record of a line has."""

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from shareddata import table
+from shareddata import datadesc, table
 from shareddata.datadesc import Field, Record
 from shareddata.table import View
 from shareddata.thinned import drawable
@@ -90,9 +90,7 @@ def same(one: View | None, other: View) -> bool:
     """Tell, cheaply, that a view is as it was; False may also mean that it is not known."""
     if one is None or one.record is not other.record or one.damage != other.damage or one.rate != other.rate:
         return False
-    if any(field.dtype for field in other.record.fields):
-        return one.trame is other.trame
-    return bool(one.trame == other.trame)
+    return datadesc.same(one.trame, other.trame)
 
 
 def values(view: View, names: Sequence[str] = ()) -> dict[str, Any]:

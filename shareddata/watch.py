@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self, TextIO
 
+from shareddata.datadesc import same
 from shareddata.datadict import DataDict
 from shareddata.errors import DecodeError, DescriptionError, ServerTimeout, ServerUnreachable, UnknownData
 from shareddata.listen import Listener
@@ -125,7 +126,7 @@ class Watch:
         news, now = dict(zip(self._heard, trames)), self._shm.clock.now()
         for view in self.views:
             trame = news.get(view.record.name)
-            if view.record.name in news and trame != view.trame:
+            if view.record.name in news and not same(trame, view.trame):
                 view.trame, view.received = trame, now
 
     def _names(self) -> list[str]:

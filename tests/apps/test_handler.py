@@ -359,6 +359,25 @@ def test_orders_are_what_is_written_after_the_start(shm, url):
     assert obeyed == ["second"]
 
 
+def test_an_order_with_nan_or_an_array_is_obeyed_once(shm):
+    shm.init({
+        "LAB__way": [["ts", 0.0], ["sender", ""], ["speed", 0.0], ["points", 0.0, {"dtype": "<f8", "shape": [2]}]],
+        "LAB__other": [["ts", 0.0], ["sender", ""], ["x", 0]],
+    })  # fmt: skip
+    with DataDict("CAPTAIN", shm) as writer, DataDict("LAB", shm) as dd, Stop() as stop:
+        way, other = writer.set_datas_to_write(["LAB__way", "LAB__other"])
+        handler = Handler(shm, dd, stop, pytest.fail)
+        dd.set_datas_to_read(["LAB__way", "LAB__other"])
+        assert handler.orders() == []
+        way.set(float("nan"), [1.0, 2.0])
+        writer.flush()
+        (order,) = handler.orders()
+        assert list(order.points) == [1.0, 2.0]
+        other.set(1)
+        writer.flush()
+        assert [trame.x for trame in handler.orders()] == [1], "the way is not ordered again"
+
+
 def test_only_undescribed_records_is_an_error(shm, url):
     shm.init(DESCRIPTION)
     raised = []

@@ -114,6 +114,31 @@ def test_watch_knows_when_it_heard_a_value(shm: SharedMemory, dd: DataDict) -> N
         assert (seen.views[0].age(seen.now) or 99) < 30
 
 
+def test_watch_tells_arrays_and_nan_that_nobody_wrote_from_written_ones(shm: SharedMemory, dd: DataDict) -> None:
+    """Another record is written, and all are read: what is not written is as old as it was."""
+    shm.init({"IMAGE": [*HEAD, ["pixels", 0.0, {"dtype": "<f8", "shape": [3]}], ["gain", 0.0]]})
+    image, quick = dd.set_datas_to_write(["IMAGE", "QUICK"])
+    image.set([1.0, math.nan, 3.0], math.nan)
+    dd.flush()
+    with watch.Watch(shm, ["IMAGE", "QUICK"]) as seen:
+        seen.look()
+        before = seen.views[0].trame
+
+        def number() -> int:
+            seen.look()
+            return int(seen.views[1].trame.number)
+
+        quick.set(1)
+        dd.flush()
+        eventually(lambda: number() == 1)
+        assert seen.views[0].trame is before
+        image.set([1.0, 2.0, 3.0], 1.0)
+        quick.set(2)
+        dd.flush()
+        eventually(lambda: number() == 2)
+        assert seen.views[0].trame.pixels[1] == 2.0
+
+
 def test_watch_tells_once_that_a_record_became_old(
     shm: SharedMemory, dd: DataDict, capsys: pytest.CaptureFixture[str]
 ) -> None:
