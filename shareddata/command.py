@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -39,6 +40,7 @@ _WHERE = {
     ),
     "namespace": ("Namespace of the records", "option", "n", str, None, "NAME"),
 }
+_SAME_SIGNAL = 0.3
 _DEBUG = ("Show tracebacks and debugging messages", "flag", "d")
 
 
@@ -157,15 +159,22 @@ class Command:
 
 @contextmanager
 def stopping(stop: Callable[[], object]) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM call a function that ends the work; a second one interrupts it as usual.
+    """Let the first SIGINT or SIGTERM call a function that ends the work; a later second one interrupts it as usual.
+
+    What comes right behind the first is the same one again: `timeout` sends it to the program and to its group.
 
     Redis: none.
     """
     before: dict[int, Any] = {}
+    came: list[float] = []
 
-    def first(number: int, frame: FrameType | None) -> None:
-        stop()
-        restore()
+    def arrived(number: int, frame: FrameType | None) -> None:
+        if not came:
+            came.append(time.monotonic())
+            stop()
+        elif time.monotonic() - came[0] > _SAME_SIGNAL:
+            restore()
+            signal.raise_signal(number)
 
     def restore() -> None:
         for each, handler in before.items():
@@ -173,7 +182,7 @@ def stopping(stop: Callable[[], object]) -> Iterator[None]:
 
     try:
         for each in (signal.SIGINT, signal.SIGTERM):
-            before[each] = signal.signal(each, first)
+            before[each] = signal.signal(each, arrived)
         yield
     finally:
         restore()

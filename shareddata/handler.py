@@ -4,7 +4,8 @@ A handler is a program that drives a device. It knows how programs are started, 
 must not know any device or protocol. Invariants:
 
 1. The options are the same in every handler, in the same order; the address is settled by `SharedMemory`, not here.
-2. SIGINT and SIGTERM end the loops of `Handler`, and the program with exit code 0; a second signal ends it at once.
+2. SIGINT and SIGTERM end the loops of `Handler`, and the program with exit code 0; a later second one ends it at once.
+   What comes right behind the first is the same one again: `timeout` sends it to the program and to its group.
 3. A server that goes away does not end a handler. It is logged once, the device goes on being read, the CSV logs go on,
    the newest values are sent when the server is back, and that is logged, with the number of updates in between.
 4. A frame from the device is taken whole or dropped whole and counted.
@@ -14,6 +15,7 @@ must not know any device or protocol. Invariants:
 
 import inspect
 import logging
+import math
 import os
 import select
 import signal
@@ -29,7 +31,7 @@ from shareddata import extras
 from shareddata.data import Data
 from shareddata.datadesc import same
 from shareddata.datadict import DataDict
-from shareddata.errors import ServerError, SharedDataError
+from shareddata.errors import ServerError, SharedDataError, UnknownData
 from shareddata.login import check_typed
 from shareddata.memory import SharedMemory
 from shareddata.serialline import SerialLine
@@ -45,6 +47,7 @@ _LONGEST_WAIT = 0.2
 _RETRY = 0.5
 _TIMEOUT = 1.0  # a device goes on sending, and the system keeps some seconds of it at most
 _COMPLAIN_EVERY = 60.0
+_SAME_SIGNAL = 0.3
 
 
 class Rate:
@@ -98,6 +101,7 @@ class Stop:
     def __init__(self) -> None:
         self.requested = False
         self.running = False
+        self._requested_at = 0.0
         self._reader, self._writer = os.pipe()
         self._before = {number: signal.signal(number, self._arrived) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -124,10 +128,11 @@ class Stop:
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         if not self.running:
             raise SystemExit(0)
-        if self.requested:
+        if not self.requested:
+            self.requested, self._requested_at = True, time.monotonic()
+            os.write(self._writer, b"!")
+        elif time.monotonic() - self._requested_at > _SAME_SIGNAL:
             raise SystemExit(f"stopped in the middle: signal {number} came twice")
-        self.requested = True
-        os.write(self._writer, b"!")
 
 
 class Handler:
@@ -269,10 +274,17 @@ class Handler:
         Returns:
             Whether the server has them; if not, they are sent later, unless newer ones replace them.
 
+        Raises:
+            UnknownData: a record was not named to `writes`.
+
         Redis: MULTI, HSET and XADD for each record, EXEC.
         """
         when = time.time() if ts is None else ts
-        written = {name: values for name, values in records.items() if self._writes[name]}
+        try:
+            written = {name: values for name, values in records.items() if self._writes[name]}
+        except KeyError as error:
+            named = ", ".join(self._writes) or "nothing"
+            raise UnknownData(f"record {error} was not named to handler.writes, only {named}: name it there") from None
         if not written.keys() <= self._datas.keys() and not self._declare([*written]):
             return False
         for name, values in written.items():
@@ -421,7 +433,7 @@ def program(**texts: str) -> Callable[[Callable[..., None]], Callable[..., None]
             strange = [each for each in rest if each.startswith("-")]
             if strange:  # plac hands over options that it does not know as if they were positional
                 parser.error(f"unrecognized arguments: {' '.join(strange)}")
-            if own.get("frequency", 1) <= 0:
+            if not 0 < own.get("frequency", 1) < math.inf:
                 parser.error("the frequency must be positive")
             _run(drive, common, (own, rest), parser.error)
 

@@ -1,5 +1,6 @@
 """What every handler does: its command line, its rate, its stop, and going on without the server."""
 
+import itertools
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shareddata import DataDict
+from shareddata.command import stopping
 from shareddata.errors import FieldError, ServerUnreachable, UnknownData
 from shareddata.handler import Handler, Rate, Stop, needs, program
 
@@ -83,6 +85,7 @@ def test_each_handler_runs_as_a_module_too(app):
     [
         (["./hdl_battery.py", "--strange"], "unrecognized arguments: --strange"),
         (["./hdl_battery.py", "-f", "0"], "the frequency must be positive"),
+        (["./hdl_battery.py", "-f", "nan"], "the frequency must be positive"),
         (["./hdl_battery.py", "-f", "often"], "argument -f/--frequency: invalid float value: 'often'"),
         (["./hdl_battery.py", "-p", "x"], "argument -p/--redis-port: invalid int value: 'x'"),
         (["./hdl_ains.py", "PROP__readings", "0", "--strange"], "unrecognized arguments: --strange"),
@@ -219,12 +222,18 @@ def test_before_the_loop_a_signal_ends_the_program():
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_second_signal_ends_the_program_at_once():
-    with Stop() as stop:
-        stop.running = True
+@pytest.mark.parametrize("kind", ["handler", "command"])
+def test_a_later_second_signal_ends_the_program_at_once(kind):
+    """`timeout 10 hdl_tank.py` sends SIGTERM to the program and to its group, so it comes twice: that is one."""
+    stops = []
+    with Stop() if kind == "handler" else stopping(lambda: stops.append(1)) as stop:
+        if stop:
+            stop.running = True
         os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(SystemExit, match="came twice"):
-            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested if stop else stops == [1]
+        with pytest.raises((SystemExit, KeyboardInterrupt), match="came twice" if stop else None):
+            all(os.kill(os.getpid(), signal.SIGINT) is None for _ in itertools.count())
 
 
 def test_the_signals_mean_what_they_meant_before():
@@ -298,6 +307,12 @@ def test_while_the_server_is_away_it_is_not_asked_each_time(handler):
 def test_a_frame_that_makes_no_sense_is_counted(handler):
     assert not handler.take(lambda frame: {"A": {"x": int(frame)}}, "not a number")
     assert (handler.taken, handler.unreadable) == (0, 1)
+
+
+def test_a_record_that_was_not_named_is_told(handler):
+    handler._writes = {"A": True, "B": True}
+    with pytest.raises(UnknownData, match="record 'C' was not named to handler.writes, only A, B: name it there"):
+        handler.publish({"A": {"x": 1}, "C": {"x": 1}})
 
 
 def test_a_frame_that_says_nothing_is_taken_too(handler):
