@@ -10,6 +10,7 @@ It knows how a command is started and how it ends; it must not know what any com
 """
 
 import inspect
+import io
 import logging
 import os
 import signal
@@ -137,6 +138,7 @@ class Command:
     def _guarded(self, arguments: Sequence[Any], debug: bool) -> int:
         """Run the function and return the exit code."""
         level = logging.DEBUG if debug else logging.WARNING
+        _prepare_output()
         logging.basicConfig(level=level, format=f"shareddata {self.name}: %(message)s")
         try:
             signal.signal(signal.SIGTERM, _terminated)
@@ -147,13 +149,14 @@ class Command:
         except KeyboardInterrupt:
             return 130
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
             return 141
         except (SharedDataError, ImportError, OSError) as error:
             if debug:
                 raise
             sys.stderr.write(f"shareddata {self.name}: {clean(' '.join(str(error).splitlines()))}\n")
             return 1
+        finally:
+            _let_output_go()
         return code
 
 
@@ -198,6 +201,22 @@ def command(*, talks: bool = True, **annotations: Any) -> Callable[[Function], C
 
 def _option(name: str, default: Any, annotation: tuple[Any, ...]) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation)
+
+
+def _prepare_output() -> None:
+    """Let printing not fail for what the streams are: closed by the caller, or of a locale with few characters."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  open until the program ends, as the other is
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _let_output_go() -> None:
+    """Leave nothing that cannot be written, to a closed pipe or a full disk: Python would try again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

@@ -588,6 +588,23 @@ def test_a_closed_pipe_is_no_error(tank: Path, url: str) -> None:
         assert running.stderr.read() == ""
 
 
+@pytest.mark.parametrize(
+    ("redirected", "code", "says"),
+    [
+        (">/dev/full", 1, "shareddata docs: [Errno 28] No space left on device\n"),
+        (">&-", 0, ""),
+        (">/dev/null", 0, ""),
+    ],
+)
+def test_output_that_cannot_be_written(tmp_path: Path, redirected: str, code: int, says: str) -> None:
+    """A full disk, a closed stream, a locale that has no word for what is printed: never a traceback."""
+    (tmp_path / "one.json").write_text(json.dumps({"A": {"doc": "in \u2126", "fields": ONE["A"]}}))
+    command = ["sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, "-m", "shareddata", "docs", "one.json"]
+    environ = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(command, env=environ, cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=20)
+    assert (ended.returncode, ended.stderr) == (code, says)
+
+
 def test_ctrl_c_elsewhere_is_130(tmp_path: Path) -> None:
     (tmp_path / "one.json").write_text(json.dumps(ONE))
     with program("init", "-p", str(free_port()), str(tmp_path / "one.json")) as running:  # it waits for the server
