@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -565,6 +566,10 @@ def main(arglist: Sequence[str] | None = None) -> None:
         print(f"shareddata {_version()}")
     elif first in COMMANDS:
         COMMANDS[first].run(arguments[1:])
+    elif first.startswith("-") and (place := _command_behind_options(arguments)):
+        name, options = arguments[place], shlex.join([*arguments[:place], *arguments[place + 1 :]])
+        print(f"shareddata: the command comes first: shareddata {name} {options}", file=sys.stderr)
+        sys.exit(2)
     elif first.startswith("-") or first.endswith(".json") or Path(first).exists():
         init.run(arguments)
     else:
@@ -572,6 +577,16 @@ def main(arglist: Sequence[str] | None = None) -> None:
         hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(COMMANDS)}"
         print(f"shareddata: no command {first!r}: {hint}", file=sys.stderr)
         sys.exit(2)
+
+
+def _command_behind_options(arguments: Sequence[str]) -> int | None:
+    """Return the place of a command that options stand before; None where what stands there is a file for `init`."""
+    for place, (before, each) in enumerate(pairwise(arguments), 1):
+        if each.endswith(".json") or Path(each).exists():
+            return None
+        if each in COMMANDS and (not before.startswith("-") or before in ("-d", "--debug")):
+            return place
+    return None
 
 
 def _version() -> str:

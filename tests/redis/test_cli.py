@@ -121,6 +121,8 @@ def test_help_of_a_command(call: Call, name: str) -> None:
     [
         (["nwe"], "no command 'nwe': did you mean 'new'"),
         (["xyz"], "no command 'xyz': commands are init"),
+        (["-p", "6380", "list", "-j"], "the command comes first: shareddata list -p 6380 -j\n"),
+        (["-d", "get", "A B"], "the command comes first: shareddata get -d 'A B'\n"),
         (["init"], "give at least one data description"),
         (["check"], "give at least one data description"),
         (["get"], "required: NAME"),
@@ -167,6 +169,12 @@ def test_init_as_in_the_document(url: str, tmp_path: Path) -> None:
     with plain_client(url) as client:
         assert client.get("SPARTAN_INIT") == b"OK"
         assert client.hget("B", "x") == b"0"
+
+
+def test_init_as_in_the_document_in_a_namespace_named_like_a_command(call: Call, tank: Path) -> None:
+    assert call("-n", "page", "tank.json")[0] == 0
+    Path("list").write_text(json.dumps(ONE))
+    assert call("-d", "list")[0] == 0
 
 
 def test_init_keeps_and_prunes(call: Call, tank: Path, url: str) -> None:
