@@ -8,6 +8,7 @@ must not know what is sent afterwards, nor which of several servers is in charge
 3. Errors that redis-py or the server name are translated here and nowhere else; any other exception is a bug.
 """
 
+import ipaddress
 import os
 import re
 import socket
@@ -182,6 +183,11 @@ class Address:
             return ServerSetupError(f"{where}: {text}: see the reference for what an address may hold")
         if url.startswith("rediss:") and ("certificate" in text.lower() or "ssl" in text.lower()):
             return ServerSetupError(f"{where}: TLS failed: {text}: check ssl_ca_certs, ssl_certfile, ssl_keyfile")
+        if isinstance(error, redis.exceptions.InvalidResponse):
+            return ServerUnreachable(
+                f"{where}: what answers there does not speak as Redis does ({text}): is it the right port? Does it "
+                "speak TLS (rediss://)?"
+            )
         if self.several:
             return ServerUnreachable(f"{where}: nobody answers ({text})")
         return ServerUnreachable(
@@ -249,6 +255,9 @@ def _without_password(url: str) -> str:
 def resolve(url: str | Address | None = None, host: str | None = None, port: int | None = None) -> Address:
     """Return the address that is meant: the URL, else host and port, else $SHAREDDATA_URL, else localhost:6379.
 
+    Raises:
+        ServerSetupError: it can't be understood.
+
     Redis: none.
 
     >>> resolve(host="robot").shown
@@ -258,14 +267,28 @@ def resolve(url: str | Address | None = None, host: str | None = None, port: int
         return Address(url) if isinstance(url, str) else url
     if host is not None or port is not None:
         host = host or "localhost"
-        return Address(f"redis://[{host}]:{port or 6379}" if ":" in host else f"redis://{quote(host)}:{port or 6379}")
+        if ":" not in host:
+            return Address(f"redis://{quote(host)}:{port or 6379}")
+        if not _is_ip(host):  # it may hold a password: not shown
+            raise ServerSetupError("the host's name holds a ':': give a port with -p (port=), a URL with -u (url=)")
+        return Address(f"redis://[{host}]:{port or 6379}")
     return Address(os.environ.get("SHAREDDATA_URL") or "redis://localhost:6379")
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
 
 
 _REMEDIES = {
     "NOPERM": (ServerRefused, "give the user the right with ACL SETUSER, or log in as another one"),
     "NOAUTH": (ServerRefused, "log in: set $SHAREDDATA_USER and $SHAREDDATA_PASSWORD_FILE"),
-    "WRONGPASS": (ServerRefused, "correct user and password in the address"),
+    "WRONGPASS": (
+        ServerRefused,
+        "correct user and password: the address's, else $SHAREDDATA_USER and $SHAREDDATA_PASSWORD_FILE",
+    ),
     "WRONGTYPE": (ServerRefused, "another program uses the key for something else: rename one of them"),
     "OOM": (ServerRefused, "the server's memory is full: delete data or raise it with CONFIG SET maxmemory"),
     "MISCONF": (ServerRefused, "the server cannot write to its disk: make room, see the server's log"),

@@ -137,7 +137,8 @@ def list_(where: Where, json: bool = False) -> None:
             print(table.dumps({view.record.name: _as_json(view, now) for view in shown}, indent=1))
             return
         if not shown:
-            print(f"{shm.url}: no record is described: shareddata init FILE...", file=sys.stderr)
+            within = f" in the namespace {shm.namespace!r}" if shm.namespace else ""
+            print(f"{shm.url}: no record is described{within}: shareddata init FILE...", file=sys.stderr)
             return
     rows = [("RECORD", "OWNER", "AGE", "FIELDS", "WHAT IT IS")]
     for view in shown:

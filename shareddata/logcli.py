@@ -437,6 +437,8 @@ def forward_(
     check_typed(from_, "--from")
     check_typed(to_, "--to", TO_PREFIX)
     to_ = to_ or os.environ.get(f"{TO_PREFIX}_URL")
+    if not timeout > 0:
+        raise UsageError("--timeout must be above 0")
     if not from_ or not to_:
         raise UsageError("give both --from URL and --to URL")
     with forward.Forward(

@@ -112,6 +112,8 @@ class SharedMemory:
     ) -> None:
         if not isinstance(confirm, int) or confirm < 0:
             raise ValueError(f"confirm={confirm!r}, expected a number of replicas, 0 for none")
+        if not (isinstance(timeout, int | float) and 0 < timeout < 1e9):
+            raise ValueError(f"timeout={timeout!r}, expected seconds above 0")
         self.confirm = confirm
         self.address: Address = resolve(url, host, port)
         self.keys = Names(namespace)
@@ -211,15 +213,14 @@ class SharedMemory:
             if record is not None:
                 return record
             names = self._described.names()
+        within = f" in the namespace {self.namespace!r}" if self.namespace else ""
+        init = f"`shareddata init{f' -n {self.namespace}' if self.namespace else ''} FILE...`"
         if not names:
-            raise UnknownData(
-                f"{self.url}: no record {name!r}: nothing is described there"
-                f"{f' in the namespace {self.namespace!r}' if self.namespace else ''}: "
-                "run `python -m shareddata -i INIT_MSG datadesc.json`"
-            )
+            raise UnknownData(f"{self.url}: no record {name!r}: nothing is described there{within}: run {init}")
         near = difflib.get_close_matches(str(name), names, 3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {len(names)}: see `shareddata list`"
-        raise UnknownData(f"{self.url}: no record {name!r} is described: {hint}")
+        there = f"there are {len(names)}: see `shareddata list`, or"
+        hint = f"did you mean {' or '.join(near)}? Else" if near else there
+        raise UnknownData(f"{self.url}: no record {name!r} is described{within}: {hint} describe it: {init}")
 
     def layout(self, name: str) -> Layout:
         """Return the prepared bytes of a record.

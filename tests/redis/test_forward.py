@@ -451,6 +451,7 @@ def test_the_command(ends: Ends, command: Callable[..., tuple[int, str, str]]) -
     ])  # fmt: skip
     assert command(*where, "--once", "TANK")[0] == 1
     assert command("--from", source.url)[0] == 2
+    assert command(*where, "--timeout", "0")[0] == 2
     flush(destination, "GPS", range(1))
     code, out, err = command(*where, "--once", "GPS")
     assert code == 1

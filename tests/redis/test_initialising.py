@@ -192,10 +192,13 @@ def test_descriptions_of_others_are_seen(shm: SharedMemory) -> None:
 
 
 def test_unknown_names_get_a_hint(shm: SharedMemory) -> None:
-    with pytest.raises(UnknownData, match="nothing is described there.*python -m shareddata -i INIT_MSG"):
+    with pytest.raises(UnknownData, match="nothing is described there: run `shareddata init FILE...`"):
         shm.describe("LEFT")
+    within = "in the namespace 'usv1': run `shareddata init -n usv1 FILE...`"
+    with SharedMemory(url=shm.url, namespace="usv1") as other, pytest.raises(UnknownData, match=within):
+        other.describe("LEFT")
     shm.init(PAIR)
-    with pytest.raises(UnknownData, match="did you mean LEFT"):
+    with pytest.raises(UnknownData, match="did you mean LEFT.* Else describe it: `shareddata init FILE...`"):
         shm.describe("LEFTT")
     with pytest.raises(UnknownData, match="there are 2: see `shareddata list`"):
         shm.describe("QQQQ")
