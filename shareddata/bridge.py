@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Self
 
+from shareddata.data import Data
 from shareddata.datadesc import Field, Record
 from shareddata.datadict import DataDict
 from shareddata.errors import (
@@ -34,6 +35,7 @@ from shareddata.errors import (
 )
 from shareddata.handler import Handler
 from shareddata.histories import Histories
+from shareddata.place import Place
 from shareddata.table import clean
 from shareddata.views import snapshot
 from shareddata.wire import Layout, shown
@@ -44,8 +46,9 @@ COUNTS = ("sent", "replaced", "missed", "returned", "received", "written", "know
 """What is counted; a bridge's status record has a field for each.
 
 sent: handed to the other side; replaced: not passed on, a newer value of the record came before it could be; missed:
-written and gone before it could be read; returned: written by this bridge, so not sent back; received: came from the
-other side; written: of these, written; known: the record has the same or a later one; refused: wrong.
+written and gone before it could be read, or still waiting for the other side at the end; returned: written by this
+bridge, so not sent back; received: came from the other side; written: of these, written; known: the record has the same
+or a later one; refused: wrong.
 """
 
 _WAIT = 0.25  # seconds that the reader of histories waits in the server, and so for a bridge's end
@@ -54,6 +57,7 @@ _AGAIN = 1.0  # seconds after which is tried again what the server refused
 _AHEAD = 60.0  # seconds by which the time of what comes in may be ahead: it would lock out whatever comes later
 _MOST_WAITING = 1000  # values from the other side that wait to be written
 _COMPLAIN_EVERY = 60.0
+_LONGEST = 1000  # characters of what came from the other side in one message
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -87,7 +91,8 @@ class Tally:
             total, due = self._counts[what], now >= self._told.get(key, 0.0)
             if due:
                 self._told[key] = now + _COMPLAIN_EVERY
-        log.log(logging.WARNING if due else logging.DEBUG, "%s (%s so far: %d)", clean(text), what, total)
+        told = clean(text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ...")
+        log.log(logging.WARNING if due else logging.DEBUG, "%s (%s so far: %d)", told, what, total)
 
     def counts(self) -> dict[str, int]:
         """Return all counts."""
@@ -109,8 +114,9 @@ def selected(described: Iterable[str], patterns: Sequence[str]) -> list[str]:
 
 @dataclass
 class _Last:
-    """What was last seen of a record."""
+    """What was last seen of a record, as it was described then."""
 
+    record: Record
     trame: Any
     body: list[bytes]
     stale: bool
@@ -132,7 +138,8 @@ class Outgoing:
     Raises:
         UnknownData: a name is not described, or nothing matches.
 
-    The current value of each record goes out at the start. A record that becomes stale goes out once more, marked.
+    The current value of each record goes out at the start, and when it is described anew. A record that becomes stale
+    goes out once more, marked. At the end what was written before it goes out.
 
     Redis: as `Histories.news`, and `DataDict.read`.
     """
@@ -147,6 +154,9 @@ class Outgoing:
         self._every, self._period = every, 1 / frequency
         self._last: dict[str, _Last] = {}
         self._strange: dict[str, list[bytes]] = {}  # seen in a record, not yet in its history
+        self._ahead: dict[str, list[bytes]] = {}  # gone out at the start, before the history came to it
+        self._damages: dict[str, str] = {}  # that are counted
+        self._places: dict[str, Place] = {}
         self._end = threading.Event()
         for pattern in patterns:
             if not selected(self._shm.names(), [pattern]):
@@ -158,7 +168,7 @@ class Outgoing:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread."""
+        """Hand over what was written until now, and end the thread."""
         self._end.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -167,10 +177,6 @@ class Outgoing:
     def alive(self) -> bool:
         """Whether the thread has not ended."""
         return self._thread.is_alive()
-
-    def again(self) -> None:
-        """Hand the newest value of each record over once more: the other side may have lost it."""
-        self._last = {}
 
     def _run(self) -> None:
         while not self._end.is_set():
@@ -188,22 +194,32 @@ class Outgoing:
         epoch = self._shm.epoch()
         names = selected(self._shm.names(), self._patterns)
         layouts = {layout.record.name: layout for layout in self._shm.layouts(names)}
+        for name, last in self._last.items():
+            if name in layouts and last.record != layouts[name].record and (self._also_own or not last.own):
+                last.body = []  # told once more, as it is described now
         with Histories(self._shm, self._name) as histories, DataDict(self._name, self._shm) as dd:
-            for name, layout in layouts.items():
-                if self._every and layout.has_history:
-                    histories.follow(name)
+            self._follow(histories, layouts)
             dd.set_datas_to_read(names)
             period = _LOOK if names and len(histories.places) == len(names) else self._period
-            looked, missed = -math.inf, 0
-            while not self._end.is_set():
+            looked, missed, ending = -math.inf, 0, False
+            while not ending:
+                ending = self._end.is_set()  # once more then
                 if histories.described_anew() and self._shm.epoch() != epoch:
                     return
-                if time.monotonic() - looked >= period:
+                if ending or time.monotonic() - looked >= period:
                     looked = time.monotonic()
                     self._look(dd, layouts, histories)
-                for name, entries in histories.news(min(_WAIT, period)).items():
+                for name, entries in histories.news(0.0 if ending else min(_WAIT, period)).items():
                     self._entries(layouts[name], entries)
                 missed = self._count_missed(histories, missed)
+
+    def _follow(self, histories: Histories, layouts: Mapping[str, Layout]) -> None:
+        """Go on in the histories where the last session ended, and begin now in those that it did not know."""
+        for name, layout in layouts.items():
+            if self._every and layout.has_history:
+                place = self._places.get(name)
+                histories.follow(name, *((place.id, place.ordinal) if place else ()))
+        self._places = histories.places
 
     def _count_missed(self, histories: Histories, before: int) -> int:
         missed = sum(place.missed + place.lost for place in histories.places.values())
@@ -213,41 +229,52 @@ class Outgoing:
         return missed
 
     def _entries(self, layout: Layout, entries: Iterable[Any]) -> None:
-        self._strange.pop(layout.record.name, None)
+        name, trames = layout.record.name, []
+        self._strange.pop(name, None)
         for identity, fields in entries:
             try:
-                self._offer(layout, layout.decode_entry(fields, identity.decode()))
+                trames.append(layout.decode_entry(fields, identity.decode()))
             except DecodeError as error:
-                self._tally.complain("missed", layout.record.name, str(error))
+                self._tally.complain("missed", name, str(error))
+        ahead, begin = self._ahead.pop(name, None), 0
+        if ahead is not None:
+            begin = next((i for i, trame in enumerate(trames, 1) if layout.encode(trame) == ahead), 0)
+        for trame in trames[begin:]:
+            self._offer(layout, trame)
 
     def _look(self, dd: DataDict, layouts: Mapping[str, Layout], histories: Histories) -> None:
         """Look at all records: for those without history, for what bypassed a history, for what has become stale."""
         found = self._newest(dd, [*layouts])
         trames = found or {}
         for name, layout in layouts.items():
-            trame = trames.get(name)
-            if trame is not None and self._is_news(name, layout.encode(trame), name in histories.places):
+            trame, followed = trames.get(name), name in histories.places
+            body = [] if trame is None else layout.encode(trame)
+            if trame is not None and self._is_news(name, body, followed):
+                if followed and name not in self._last:
+                    self._ahead[name] = body
                 self._offer(layout, trame)
         now = self._shm.clock.now()
         for name, last in self._last.items():
-            record = layouts[name].record if name in layouts else None
-            gone = record is None or (name in trames and trames[name] is None)
-            stale = gone or found is None or bool(record and record.stale(last.trame, now))
-            if record and stale != last.stale and (self._also_own or not last.own):
-                self._send(Update(record, last.trame, stale))
+            gone = name not in layouts or (name in trames and trames[name] is None)
+            stale = gone or found is None or last.record.stale(last.trame, now)
+            if stale != last.stale and (self._also_own or not last.own):
+                self._send(Update(last.record, last.trame, stale))
             last.stale = stale
 
     def _newest(self, dd: DataDict, names: Sequence[str]) -> dict[str, Any] | None:
         """Return what is in records now, nothing of one that is damaged; None while the server is away."""
         try:
-            return dict(zip(names, dd.next())) if names else {}
+            found = dict(zip(names, dd.next())) if names else {}
+            self._damages = {}
+            return found
         except (ServerUnreachable, ServerTimeout):
             return None
         except DecodeError:
             views = snapshot(self._shm, names)
             for view in views:
-                if view.damage:
+                if view.damage and view.damage != self._damages.get(view.record.name):
                     self._tally.complain("missed", view.record.name, view.damage)
+            self._damages = {view.record.name: view.damage for view in views}
             return {view.record.name: view.trame for view in views if not view.damage}
 
     def _is_news(self, name: str, body: list[bytes], followed: bool) -> bool:
@@ -275,7 +302,7 @@ class Outgoing:
             return
         own = trame.sender == self._name
         stale = record.stale(trame, self._shm.clock.now())
-        self._last[record.name] = _Last(trame, body, stale, own)
+        self._last[record.name] = _Last(record, trame, body, stale, own)
         if own and not self._also_own:
             self._tally.add("returned")
         else:
@@ -319,20 +346,27 @@ class Incoming:
         os.set_blocking(self.fileno, False)
         os.set_blocking(self._writer, False)
         self._known: dict[str, Any] = {}
+        self._times: dict[tuple[str, ...], float] = {}  # of what comes one by one: record and field
         self._unsent: set[str] = set()
+        self._datas: Mapping[str, Data] = {}
         self._records: dict[str, Record] = {}
         try:
             self._records = {name: handler.shm.describe(name) for name in names}
             if names:
                 handler.writes(names)
-                handler.claim(names)
+                self._datas = handler.claim(names)
                 handler.dd.set_datas_to_read(names)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Close what wakes the program."""
+        """Close what wakes the program; what waits then is refused."""
+        if unsent := len(self._unsent):
+            text = "the server takes nothing, and this program ends"
+            self._tally.complain("refused", "", f"{unsent} records are not written: {text}", unsent)
+        while self._queue:
+            self._refuse(self._queue.popleft(), "this program ends")
         os.close(self.fileno)
         os.close(self._writer)
 
@@ -348,8 +382,7 @@ class Incoming:
             ts: seconds since 1970, when they were measured; None for now, when they are written.
             origin: where they came from, for messages.
             reply: called in the program's thread, with "" when they were written, else with the reason.
-            part: the fields come one by one, each with its own time, which the caller has looked at: the record gets
-                the latest.
+            part: the fields come one by one, each with its own time, and are compared so; the record gets the latest.
         """
         self._tally.add("received")
         value = Value(record, values, ts, origin or record, reply, part)
@@ -375,7 +408,7 @@ class Incoming:
             os.read(self.fileno, 65536)
         except BlockingIOError:
             pass  # it is time, and nothing came
-        while self._queue:
+        for _ in range(len(self._queue)):  # no more: who sends without a pause must not keep the program from ending
             value = self._queue.popleft()
             try:
                 reason = self._write(value)
@@ -403,22 +436,30 @@ class Incoming:
         trames = self._handler.read()
         if trames is None and value.reply:
             raise FieldError("the server of the shared memory takes nothing now")
-        self._known.update(zip(self.names, trames or ()))
+        self._known.update(each for each in zip(self.names, trames or ()) if each[0] not in self._unsent)
         current = self._known.get(record.name)
-        if ts is not None and current is not None and value.part:
-            ts = max(ts, current.ts)
-        elif ts is not None and current is not None and ts <= current.ts:
+        if ts is not None and ts <= (last := self._last_time(value, current)):
             self._tally.add("known")
-            return f"record {record.name} has a value of {current.ts:.3f} already, this one is of {ts:.3f}"
+            return f"record {record.name} has a value of {last:.3f} already, this one is of {ts:.3f}"
+        if ts is not None and value.part:
+            self._times[(record.name, *values)] = ts
+            ts = ts if current is None else max(ts, current.ts)
         kept = {} if current is None else dict(zip((f.name for f in record.fields[2:]), current[2:]))
-        if not self._handler.publish({record.name: {**kept, **values}}, ts):
-            if record.name in self._unsent:
-                self._tally.add("replaced")
-            self._unsent.add(record.name)
-            return "the server takes nothing now: it is written when it does, unless a newer one comes"
+        done = self._handler.publish({record.name: {**kept, **values}}, ts)
+        if record.name in self._unsent:
+            self._tally.add("replaced")
         self._unsent.add(record.name)
+        self._known[record.name] = self._datas[record.name].values  # what comes next is compared with this
+        if not done:
+            return "the server takes nothing now: it is written when it does, unless a newer one comes"
         self._sent()
         return ""
+
+    def _last_time(self, value: Value, current: Any) -> float:
+        """Return the time that a value has to be later than."""
+        if value.part:
+            return self._times.get((value.record, *value.values), -math.inf)
+        return -math.inf if current is None else float(current.ts)
 
     def _sent(self) -> None:
         self._tally.add("written", len(self._unsent))
@@ -442,7 +483,13 @@ class Incoming:
 def _typed(record: Record, name: str, value: Any) -> Any:
     """Return a value as its field has it: what JSON has no number for comes as text."""
     field = _field(record, name)
-    return _NOT_FINITE.get(value, value) if field.type == "float" and isinstance(value, str) else value
+    return _numbers(value, len(field.shape)) if field.type == "float" or field.dtype else value
+
+
+def _numbers(value: Any, depth: int) -> Any:
+    if isinstance(value, list) and depth:
+        return [_numbers(each, depth - 1) for each in value]
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def _field(record: Record, name: str) -> Field:
@@ -483,6 +530,7 @@ class Bridge:
             handler.wrong_usage("name the records that go out, or with --write those that may be written")
         self.tally = Tally()
         self._handler, self._status = handler, status if status in handler.shm.names() else ""
+        self._state: Callable[[], Mapping[str, Any]] = dict
         self.outgoing = Outgoing(handler, records, send, self.tally, every, frequency, also_own)
         self.incoming = Incoming(handler, names, self.tally)
         if self._status:
@@ -491,28 +539,39 @@ class Bridge:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self.outgoing.close()
         self.incoming.close()
         counts = ", ".join(f"{name} {count}" for name, count in self.tally.counts().items())
         log.info("ended: %s", counts)
+        if kind is None:
+            self._tell()
 
     def run(self, state: Callable[[], Mapping[str, Any]]) -> None:
-        """Pass on until the program is to stop.
+        """Pass on until the program is to stop, and what came before that.
 
         Args:
-            state: what the status record holds besides the counts; called once a second.
+            state: what the status record holds besides the counts; called once a second, and at the end.
 
         Raises:
             SharedDataError: the thread that sends has ended by a mistake; its traceback was printed.
         """
+        self._state = state
         self.outgoing.start()
-        for due in self._handler.ticks(1.0, self.incoming.fileno):
+        try:
+            for due in self._handler.ticks(1.0, self.incoming.fileno):
+                self.incoming.work()
+                if not due:
+                    continue
+                if not self.outgoing.alive:
+                    raise SharedDataError("nothing goes out any more, see above: start this program again")
+                self._tell()
             self.incoming.work()
-            if not due:
-                continue
-            if not self.outgoing.alive:
-                raise SharedDataError("nothing goes out any more, see above: start this program again")
-            found = state()
-            if self._status:
-                self._handler.publish({self._status: {**self.tally.counts(), **found}})
+        finally:
+            self.outgoing.close()
+
+    def _tell(self) -> None:
+        """Write the status record."""
+        found = self._state()
+        if self._status:
+            self._handler.publish({self._status: {**self.tally.counts(), **found}})

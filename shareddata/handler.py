@@ -215,8 +215,8 @@ class Handler:
         if len(missing) == len(names):
             self.shm.describe(names[0])
 
-    def claim(self, names: Sequence[str]) -> None:
-        """Declare records now that were named to `writes`, not when they are first published.
+    def claim(self, names: Sequence[str]) -> Mapping[str, Data]:
+        """Declare records now that were named to `writes`, not when they are first published; return what sets them.
 
         Who may not write them is told so at the start, and a value that comes while the server is away is kept.
 
@@ -228,6 +228,7 @@ class Handler:
         Redis: as `DataDict.set_datas_to_write`.
         """
         self._datas.update(zip(names, self.dd.set_datas_to_write(names)))
+        return {name: self._datas[name] for name in names}
 
     def fields_for(self, record: str, channels: Sequence[str]) -> tuple[list[str], list[int]]:
         """Return a record's fields but ts and sender, and the channels as numbers; exit 2 if they do not fit together.
