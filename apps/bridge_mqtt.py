@@ -15,8 +15,8 @@ Out, to `shareddata/NAMESPACE/RECORD` (`shareddata/RECORD` without a namespace),
 Retained, so that who subscribes has the newest value at once; 1, so that the broker acknowledges each message. It may
 come twice: the ts tells. `stale` is true in one more message when the record was not written for its max_age. While
 the broker is away the newest value of each record waits, and what it replaced is counted; so it is when the broker is
-so slow that a thousand messages wait. Numbers that JSON does not know are the texts "NaN", "Infinity" and "-Infinity";
-arrays are lists.
+so slow that a thousand messages wait. A broker that comes back gets the newest values once more. Numbers that JSON does
+not know are the texts "NaN", "Infinity" and "-Infinity"; arrays are lists.
 
 In, from the topic of a record and `/set`, or from --subscribe (`'shareddata/usv1/{record}'` takes what another bridge
 sends): an object with "values", and with "ts" when it was measured; fields that are left out stay as they are. The
@@ -35,11 +35,11 @@ import ssl
 import threading
 import time
 from collections import deque
-from functools import partial
+from contextlib import suppress
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from shareddata.bridge import Bridge, Update
+from shareddata.bridge import Bridge, Tally, Update
 from shareddata.errors import ServerSetupError, SharedDataError
 from shareddata.handler import Handler, needs, program
 from shareddata.login import check_typed, login
@@ -53,6 +53,7 @@ KNOWN = {"record", "ts", "sender", "stale", "bridge", "values", "units", "out_of
 MOST_IN_FLIGHT = 100  # messages that the broker has not acknowledged
 MOST_WAITING = 1000  # messages that the broker was not given yet
 LARGEST = 1 << 20  # bytes of a message that is taken
+LAST = 2.0  # seconds that the broker has at the end to take what waits for it
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
@@ -103,7 +104,7 @@ class Broker:
     """The connection to the broker, which paho's thread keeps, and what waits for it.
 
     Args:
-        address: `mqtt://host:port`, `mqtts://host:port`, `unix:///path`; a user may be in it, a password may not.
+        address: `mqtt://host:port`, `mqtts://host:port`, `unix:///path`; a user may be in it.
         files: the authority's certificates, and this client's certificate and key in one file; "" for none.
         state_topic: where the state is told.
         qos: of what goes out.
@@ -121,33 +122,31 @@ class Broker:
         self.connected = False
         self.topics: dict[str, str] = {}  # to subscribe to, and the record of each
         self.take: Any = None
-        self.replaced: Any = None
-        self.acknowledged: Any = None
+        self.tally = Tally()
         self._qos, self._state_topic, self._last_error = qos, state_topic, ""
         self._news = threading.Condition()
         self._waiting: deque[tuple[str, bytes]] = deque()
+        self._newest: dict[str, bytes] = {}  # by topic
         self._in_flight = 0
         self._of_state: set[int] = set()
-        self._ending = False
+        self._ending = self._answered = False
+        self._reason = ""
         self._thread = threading.Thread(target=self._work, name="publisher", daemon=True)
         self._lost_at: float | None = None
-        parts = urlsplit(address)
-        if parts.scheme not in (*PORTS, "unix") or (parts.scheme == "unix") == bool(parts.hostname):
-            raise ServerSetupError(f"-b {address}: expected mqtt://host:port, mqtts://host:port or unix:///path")
-        kind: Literal["unix", "tcp"] = "unix" if parts.scheme == "unix" else "tcp"
-        self.shown = parts.path if kind == "unix" else f"{parts.hostname}:{parts.port or PORTS[parts.scheme]}"
-        self._user = unquote(parts.username) if parts.username else None
+        scheme, host, port, user = place(address)
+        kind: Literal["unix", "tcp"] = "unix" if scheme == "unix" else "tcp"
+        self.shown = host if kind == "unix" else f"{host}:{port}"
+        self._user = user
         login(PREFIX, self._user)  # what is wrong with it is said at the start
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, transport=kind)
         self._client.reconnect_delay_set(1, 10)
         self._client.will_set(state_topic, "offline", qos=1, retain=True)
-        if parts.scheme == "mqtts":
+        if scheme == "mqtts":
             self._client.tls_set_context(context(*files))
         self._client.on_pre_connect = self._log_in
         self._client.on_connect, self._client.on_disconnect = self._came, self._went
         self._client.on_connect_fail, self._client.on_subscribe = self._failed, self._subscribed
         self._client.on_message, self._client.on_publish = self._arrived, self._published
-        host, port = (parts.path, 1) if kind == "unix" else (str(parts.hostname), parts.port or PORTS[parts.scheme])
         self._client.connect_async(host, port, keepalive=15)
 
     def start(self) -> None:
@@ -156,15 +155,25 @@ class Broker:
         self._thread.start()
 
     def close(self) -> None:
-        """Say that the bridge ends, and disconnect."""
+        """Publish what waits, as far as the broker takes it soon, say that the bridge ends, and disconnect."""
         with self._news:
+            self._news.wait_for(lambda: not self.connected or not (self._waiting or self._in_flight), LAST)
             self._ending = True
-            self._news.notify()
+            left = len(self._waiting) + self._in_flight
+            self._news.notify_all()
+        if left:
+            self.tally.complain("missed", "end", f"{left} messages wait for the broker at the end", left)
         if self._thread.ident is not None:
             self._thread.join()
-        if self.connected:
-            self._client.publish(self._state_topic, "offline", qos=1, retain=True).wait_for_publish(1)
+        said = self._client.publish(self._state_topic, "offline", qos=1, retain=True) if self.connected else None
+        with suppress(RuntimeError):  # the broker has just gone
+            if said is not None:
+                said.wait_for_publish(1)
         self._client.disconnect()
+        stuck: Any = self._client.socket() if said is not None and not said.is_published() else None
+        if stuck is not None:
+            with suppress(OSError):
+                stuck.shutdown(socket.SHUT_RDWR)  # else paho waits until all that it has is sent
         self._client.loop_stop()
 
     def state(self) -> dict[str, Any]:
@@ -173,20 +182,26 @@ class Broker:
         Raises:
             SharedDataError: the thread has ended by a mistake; its traceback was printed.
         """
-        if not self._thread.is_alive():
+        if not self._thread.is_alive() and not self._ending:
             raise SharedDataError("nothing is published any more, see above: start this program again")
-        return {"connected": self.connected}
+        return {"connected": self.connected and not self._ending}
 
     def send(self, topic: str, payload: bytes) -> None:
         """Publish, or keep until the broker can take it; what a newer one replaces is counted."""
         with self._news:
+            self._newest[topic] = payload
             full = len(self._waiting) >= MOST_WAITING
             if not self.connected or full:
                 kept = [each for each in self._waiting if each[0] != topic]
-                self.replaced(len(self._waiting) - len(kept))
+                replaced = len(self._waiting) - len(kept)
+                if full and replaced:
+                    text = f"the broker is slow, {MOST_WAITING} messages wait for it: the newest values go on"
+                    self.tally.complain("replaced", "", text, replaced)
+                else:
+                    self.tally.add("replaced", replaced)
                 self._waiting = deque(kept)
             self._waiting.append((topic, payload))
-            self._news.notify()
+            self._news.notify_all()
 
     def _work(self) -> None:
         """Publish what waits, as far as the broker keeps up.
@@ -213,18 +228,26 @@ class Broker:
         if mid in self._of_state:
             self._of_state.discard(mid)
             return
-        self.acknowledged()
         with self._news:
+            if self._ending:  # it is counted as missed, or is our last word
+                return
+            self.tally.add("sent")
             self._in_flight = max(0, self._in_flight - 1)
-            self._news.notify()
+            self._news.notify_all()
 
     # -- told by paho, in its thread --------------------------------------------------------------------------------
 
     def _log_in(self, client: Any, userdata: Any) -> None:
-        found = login(PREFIX, self._user)
+        self._answered, self._reason = False, ""
+        try:
+            found = login(PREFIX, self._user)
+        except ServerSetupError as error:
+            self._reason = f"is not asked: {error}"
+            raise ConnectionAbortedError from None  # paho tries again, of this kind only
         client.username_pw_set(found.get("username") or self._user, found.get("password"))
 
     def _came(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        self._answered = True
         if reason.is_failure:
             self._complain(f"refused us: {reason}")
             return
@@ -236,9 +259,13 @@ class Broker:
         self._of_state.add(client.publish(self._state_topic, "online", qos=1, retain=True).mid)
         with self._news:
             self.connected = True
-            if self._qos == 0:  # what was on its way then is lost, and never acknowledged
+            if self._qos == 0 and self._in_flight:  # lost, and never acknowledged
+                text = "messages were on their way when the broker went"
+                self.tally.complain("missed", "", f"{self._in_flight} {text}", self._in_flight)
                 self._in_flight = 0
-            self._news.notify()
+            waiting = {topic for topic, _ in self._waiting}  # of the others it may have lost what it retained
+            self._waiting.extend(each for each in self._newest.items() if each[0] not in waiting)
+            self._news.notify_all()
 
     def _subscribed(self, client: Any, userdata: Any, mid: int, reasons: Any, properties: Any) -> None:
         if refused := [str(reason) for reason in reasons if reason.is_failure]:
@@ -247,13 +274,17 @@ class Broker:
             log.info("the broker %s sends what is to be written", self.shown)
 
     def _went(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
-        if self.connected and reason.is_failure:
+        with self._news:
+            connected, self.connected = self.connected, False
+            self._news.notify_all()
+        if connected and reason.is_failure:
             self._lost_at = time.monotonic()
             log.warning("the broker %s is gone: %s; going on, the newest values wait for it", self.shown, reason)
-        self.connected = False
+        elif not self._answered and not self._ending:
+            self._complain("does not answer: is it an MQTT broker, and on these terms (TLS, certificates)?")
 
     def _failed(self, client: Any, userdata: Any) -> None:
-        self._complain("is not there, or not on these terms (TLS, certificates)")
+        self._complain(self._reason or "is not there, or not on these terms (TLS, certificates)")
 
     def _complain(self, text: str) -> None:
         """Say once what keeps us from the broker."""
@@ -263,6 +294,28 @@ class Broker:
 
     def _arrived(self, client: Any, userdata: Any, found: Any) -> None:
         self.take(found.topic, found.payload, found.retain)
+
+
+def place(address: str) -> tuple[str, str, int, str | None]:
+    """Return scheme, host or path, port and user of a broker's address.
+
+    >>> place("mqtts://me@broker.example"), place("unix:///run/mqtt.sock")
+    (('mqtts', 'broker.example', 8883, 'me'), ('unix', '/run/mqtt.sock', 1, None))
+
+    Raises:
+        ServerSetupError: it is none.
+    """
+    wrong = f"-b {address}: expected mqtt://host:port, mqtts://host:port or unix:///path"
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")
+    except ValueError as error:
+        raise ServerSetupError(f"{wrong}: {error}") from None
+    if parts.scheme not in (*PORTS, "unix") or (parts.scheme == "unix") == bool(host):
+        raise ServerSetupError(wrong)
+    user = unquote(parts.username) if parts.username else None
+    return (parts.scheme, host or parts.path, port or PORTS.get(parts.scheme, 1), user)
 
 
 def context(authority: str, own: str) -> ssl.SSLContext:
@@ -283,7 +336,7 @@ def context(authority: str, own: str) -> ssl.SSLContext:
 def connect(bridge: Bridge, broker: Broker, subscribe: str, namespace: str) -> None:
     """Join both: what counts, which topics are heard, what becomes of messages."""
     tally, incoming = bridge.tally, bridge.incoming
-    broker.replaced, broker.acknowledged = partial(tally.add, "replaced"), partial(tally.add, "sent")
+    broker.tally = tally
     broker.topics = {topic_of(subscribe, namespace, name): name for name in incoming.names}
 
     def take(topic: str, payload: bytes, retained: bool) -> None:
@@ -328,6 +381,8 @@ def main(
     if not all("{record}" in each and not set("+#") & set(each) for each in (topic, subscribe)):
         handler.wrong_usage("a topic holds {record}, and neither + nor #")
     state = topic_of(topic, namespace, f"bridge/{handler.dd.app_name}")
+    if set("+#") & set(state):
+        handler.wrong_usage("the name -a is part of the topic of the bridge's state: it holds neither + nor #")
     peer = Broker(broker, (ca, key), state, qos)
 
     def send(update: Update) -> None:

@@ -7,12 +7,13 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shareddata.apps.bridge_mqtt import message, topic_of, understood
+from shareddata.apps.bridge_mqtt import message, place, topic_of, understood
 
 from certificates import certificates
 from shareddata import DataDict, SharedMemory
 from shareddata.bridge import Update, selected
 from shareddata.datadesc import parse_record
+from shareddata.errors import ServerSetupError
 
 mosquitto = pytest.importorskip("mosquitto", reason="paho-mqtt is not installed")
 if mosquitto.EXECUTABLE is None:
@@ -138,9 +139,14 @@ def test_every_update_goes_out_with_types_units_and_its_own_time(oven, dd, broke
     assert told[0]["out_of_limits"] == ["temperature"] and not told[0]["stale"]
     assert told[-1]["values"]["temperature"] == "NaN"
     assert {each[0] for each in heard.heard} == {MEASURES, "shareddata/bridge/MQTT"}, "only what was named goes out"
+    for number in range(50, 350):
+        dd.measures.set(1.0, False, number)
+        dd.flush()
     assert ended.end() == 0
     eventually(lambda: heard.heard[-1][:2] == ("shareddata/bridge/MQTT", b"offline"))
-    assert "Traceback" not in ended.log()
+    assert [each["values"]["cycle"] for each in heard.of(MEASURES)[51:]] == [*range(50, 350)], "all that was written"
+    assert "sent 351," in ended.log() and "Traceback" not in ended.log()
+    assert (counts(oven).connected, counts(oven).sent) == (False, 351), "the last state is told too"
 
 
 def test_arrays_and_plain_writes_go_out_too(oven, dd, broker, client, bridge, eventually, url):
@@ -278,10 +284,12 @@ def test_two_bridges_and_a_broker_mirror_a_record_both_ways_without_a_loop(
 @pytest.mark.timeout(60)
 def test_a_broker_that_goes_and_comes_misses_nothing_silently(oven, dd, broker, client, bridge, eventually):
     one = broker()
-    program = bridge(one, "OVEN__measures", "--write", "OVEN__command")
+    program = bridge(one, "OVEN__measures", "OVEN__image", "--write", "OVEN__command")
+    (image,) = dd.set_datas_to_write(["OVEN__image"])
+    image.set([[1, 2], [3, 4]])
     dd.measures.set(1.0, True, -1)
     dd.flush()
-    eventually(lambda: counts(oven) and counts(oven).sent == 1)
+    eventually(lambda: counts(oven) and counts(oven).sent == 2)
     one.kill()
     eventually(lambda: program.log("is gone: .*; going on"))
     for number in range(20):
@@ -294,6 +302,7 @@ def test_a_broker_that_goes_and_comes_misses_nothing_silently(oven, dd, broker, 
     eventually(lambda: heard.of(MEASURES), 15)
     eventually(lambda: program.log(r"is there after \d"))
     assert heard.of(MEASURES)[0]["values"]["cycle"] == 19, "the newest waited"
+    eventually(lambda: heard.of("shareddata/OVEN__image"), message="what this broker never had, or lost")
     heard.publish(f"{COMMAND}/set", {"values": {"target": 99}})
     eventually(lambda: dd.next()[0] and dd.next()[0].target == 99, message="the subscription again")
     eventually(lambda: counts(oven).connected)
@@ -343,11 +352,15 @@ def test_tls_user_and_password_from_a_file(oven, dd, broker, client, bridge, sta
     options = ("OVEN__measures", "-c", tmp_path / "ca.crt", "-k", tmp_path / "own.pem", "-b", one.url, "-u", url)
     program = start("apps/bridge_mqtt.py", *options, SHAREDDATA_MQTT_PASSWORD_FILE=str(tmp_path / "password"))
     eventually(lambda: program.log("refused us: Not authorized"), 10)
+    (tmp_path / "password").unlink()
+    eventually(lambda: program.log("is not asked: .* cannot be read"), 10)
     (tmp_path / "password").write_text("secret\n")  # mended while it runs
     eventually(lambda: program.log("is there"), 15)
     assert "secret" not in program.log()
-    stranger = start("apps/bridge_mqtt.py", "OVEN__measures", "-b", one.url, "-u", url)
-    eventually(lambda: stranger.log("is not there, or not on these terms"), 10)
+    for scheme, reason in (("mqtts", "is not there, or not on these terms"), ("mqtt", "does not answer: is it")):
+        address = f"{scheme}://127.0.0.1:{one.port}"
+        stranger = start("apps/bridge_mqtt.py", "OVEN__measures", "-b", address, "-u", url)
+        eventually(lambda stranger=stranger, reason=reason: stranger.log(reason), 10)
 
 
 @pytest.mark.parametrize(
@@ -360,6 +373,8 @@ def test_tls_user_and_password_from_a_file(oven, dd, broker, client, bridge, sta
         (["OVEN__measures", "-T", "all"], 2, "a topic holds {record}"),
         (["OVEN__measures", "-T", "a/{record}/#"], 2, "neither + nor #"),
         (["OVEN__measures", "-m", "some"], 2, "the mode is every or newest"),
+        (["OVEN__measures", "-a", "A#"], 2, "neither + nor #"),
+        (["OVEN__measures", "-f", "nan"], 2, "the frequency must be positive"),
         (["OVEN__measures", "-b", "http://x"], 1, "expected mqtt://host:port"),
         (["OVEN__measures", "-b", "mqtt://me:secret@x"], 1, "SHAREDDATA_MQTT_PASSWORD_FILE"),
         (["OVEN__measures", "-b", "mqtts://x", "-c", "/none"], 1, "-c /none"),
@@ -370,6 +385,12 @@ def test_what_is_wrong_is_said_at_the_start(oven, url, start, arguments, code, m
     assert program.process.wait(10) == code
     assert message in program.log()
     assert "Traceback" not in program.log()
+
+
+@pytest.mark.parametrize("address", ["mqtt://x:99999", "mqtt://[::1", "mqtt://a..b", "mqtt://", "unix://x/y", "mqtt:x"])
+def test_wrong_addresses(address):
+    with pytest.raises(ServerSetupError, match="expected mqtt://host:port"):
+        place(address)
 
 
 def test_topics():
