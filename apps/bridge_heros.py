@@ -85,7 +85,8 @@ class Shown:
         if not isinstance(record, str) or not isinstance(values, Mapping):
             self.bridge.incoming.refuse("set", "expected a record's name and a dictionary of values")
             return "expected a record's name and a dictionary of values"
-        self.bridge.incoming.put(record, values, ts, f"set {clean(record)}", reply)
+        known = record in self.bridge.incoming.names
+        self.bridge.incoming.put(record, values, ts, f"set {record}" if known else "set", reply)
         done.wait(LONGEST)
         return reasons[0]
 
@@ -151,7 +152,7 @@ class Taken:
         Raises:
             SharedDataError: the thread has ended by a mistake; its traceback was printed.
         """
-        if not self._thread.is_alive():
+        if not self._thread.is_alive() and not self._end.is_set():
             raise SharedDataError("no event comes in any more, see above: start this program again")
         return {}
 
@@ -257,9 +258,9 @@ def main(
         try:
             bridge.run(taken.state)
         finally:
-            taken.close()
             for each in (*observers, shown.hero):
                 each._destroy_hero()
+            taken.close()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ ARRAYS = {
     "|b1": "a?", "|i1": "ab", "|u1": "aB", "<i2": "ah", "<u2": "aH", "<i4": "ai", "<u4": "aI", "<i8": "al", "<u8": "aL",
     "<f2": "af", "<f4": "af", "<f8": "ad",
 }
+LARGEST = (1 << 63) - 1
 NONE, MAJOR, INVALID = 0, 2, 3
 DEVICE, RECORD, UNDEFINED = 1, 3, 6  # what an alarm's status says of where it comes from
 
@@ -73,7 +75,7 @@ def outward(field: Field, value: Any) -> Any:
     """
     if field.dtype:
         return value.reshape(-1).astype("<f4") if field.dtype == "<f2" else value.reshape(-1)
-    if field.type == "int" and not -(1 << 63) <= value < 1 << 63:
+    if field.type == "int" and not -LARGEST - 1 <= value <= LARGEST:
         raise OverflowError(f"{value} has more than 64 bits")
     return value if field.type in CODES else dumps(value)
 
@@ -95,9 +97,10 @@ def inward(field: Field, value: Any) -> Any:
 
 
 def stamp(ts: float) -> dict[str, int]:
-    """Return a time as PVs have it; what is no time is 0."""
-    nanoseconds = round(ts * 1e9) if math.isfinite(ts) else 0
-    return {"secondsPastEpoch": nanoseconds // 10**9, "nanoseconds": nanoseconds % 10**9}
+    """Return a time as PVs have it, from which the same float can be made again; what is no time is 0."""
+    seconds = math.floor(ts) if abs(ts) < 1 << 62 else 0
+    nanoseconds = round((ts - seconds) * 1e9) if abs(ts) < 1 << 62 else 0
+    return {"secondsPastEpoch": seconds + nanoseconds // 10**9, "nanoseconds": nanoseconds % 10**9}
 
 
 def alarm_of(field: Field, value: Any, update: Update) -> dict[str, Any]:
@@ -115,8 +118,8 @@ def about(field: Field, code: str) -> dict[str, Any]:
     """Return what a PV tells of its field: unit, meaning, limits."""
     found: dict[str, Any] = {"display": {"units": field.unit, "description": field.doc}}
     if code in "dl" and (field.min is not None or field.max is not None):
-        cast = float if code == "d" else int
-        limits = {name: cast(limit) for name, limit in (("Low", field.min), ("High", field.max)) if limit is not None}
+        given = {"Low": field.min, "High": field.max}
+        limits = {name: _limit(code, name, each) for name, each in given.items() if each is not None}
         found["display"] |= {f"limit{name}": limit for name, limit in limits.items()}
         found["valueAlarm"] = {"active": True}
         for name, limit in limits.items():
@@ -124,6 +127,13 @@ def about(field: Field, code: str) -> dict[str, Any]:
         if field.on_limit == "refuse":
             found["control"] = {f"limit{name}": limit for name, limit in limits.items()}
     return found
+
+
+def _limit(code: str, name: str, limit: float) -> float:
+    """Return a limit as a PV of that type can have it."""
+    if code == "d":
+        return float(limit)
+    return min(max(math.ceil(limit) if name == "Low" else math.floor(limit), -LARGEST - 1), LARGEST)
 
 
 class Served:
@@ -147,9 +157,10 @@ class Served:
                 continue
             kind = NTScalar.buildType(code, display=True, control=True, valueAlarm=True)
             empty = {"alarm": {"severity": INVALID, "status": UNDEFINED, "message": "never written"}}
-            default = None if field.dtype else outward(field, field.default)
-            known = {"value": default} if default is not None else {}
-            pv = SharedPV(initial=NTScalar.Value(kind, {**known, **about(field, code), **empty}))
+            initial = {**about(field, code), **empty}
+            with suppress(OverflowError):
+                initial |= {} if field.dtype else {"value": outward(field, field.default)}
+            pv = SharedPV(initial=NTScalar.Value(kind, initial))
             if put:
                 pv.put(partial(self._put, put, field))
             self.pvs[field.name], self._types[field.name] = pv, (name(field.name), kind)
@@ -202,7 +213,10 @@ class Pvs:
         put = partial(self._put, record) if record.name in self._writable else None
         made = Served(record, partial(name_of, self._template, self._namespace, record.name), put)
         for name, pv in made.named.items():
-            self.provider.add(name, pv)
+            try:
+                self.provider.add(name, pv)
+            except RuntimeError as error:
+                raise SharedDataError(f"record {record.name}: the PV {name}: {error}: correct --name") from None
         self._served[record.name] = made
         return made
 
@@ -218,7 +232,7 @@ class Pvs:
         """Take what was put, in a thread of p4p; it is answered in the program's."""
         assert self.bridge is not None
         content = operation.value()
-        origin = f"{operation.name()} from {operation.peer()}"
+        origin = f"{operation.name()} from {operation.peer().rpartition(':')[0]}"  # not its port: told once a minute
 
         def reply(reason: str) -> None:
             operation.done(error=clean(reason) if reason else None)
@@ -227,7 +241,7 @@ class Pvs:
             if not content.changed("value"):
                 raise ValueError("only the value can be put")
             value = inward(field, content["value"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.bridge.incoming.refuse(origin, str(error))
             reply(str(error))
             return
@@ -240,7 +254,6 @@ class Monitored:
     def __init__(self, bridge: Bridge, record: Record, field: Field, name: str) -> None:
         self.connected = False
         self._bridge, self._record, self._field, self._name = bridge, record, field, name
-        self._ts = 0.0
         self._told_unit = False
         self.subscription: Any = None  # which ends with its last reference
 
@@ -256,7 +269,7 @@ class Monitored:
         self.connected = True
         try:
             self._pass_on(found)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             self._bridge.incoming.refuse(self._name, f"{type(error).__name__}: {error}")
 
     def _pass_on(self, found: Any) -> None:
@@ -269,11 +282,6 @@ class Monitored:
             log.warning(text, self._name, clean(units), self._record.name, self._field.name, self._field.unit)
         seconds = found.get("timeStamp.secondsPastEpoch") or 0
         ts = seconds + (found.get("timeStamp.nanoseconds") or 0) / 1e9
-        if seconds and ts <= self._ts:
-            for what in ("received", "known"):
-                self._bridge.tally.add(what)
-            return
-        self._ts = ts
         values = {self._field.name: inward(self._field, found["value"])}
         self._bridge.incoming.put(self._record.name, values, ts if seconds else None, self._name, part=True)
 
@@ -291,7 +299,7 @@ def monitored(path: str) -> dict[str, dict[str, str]]:
     except ValueError as error:
         raise SharedDataError(f"{path}: {error}") from None
     inner = found.values() if isinstance(found, Mapping) else [None]
-    if not all(isinstance(each, Mapping) and all(isinstance(name, str) for name in each.values()) for each in inner):
+    if not all(isinstance(each, Mapping) and all(isinstance(pv, str) and pv for pv in each.values()) for each in inner):
         raise SharedDataError(f'{path}: expected {{"RECORD": {{"field": "PV", ...}}, ...}}')
     return dict(found)
 

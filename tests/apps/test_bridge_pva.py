@@ -6,6 +6,8 @@ import socket
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from servers import empty, free_port
 from shareddata import DataDict, SharedMemory
@@ -35,6 +37,8 @@ DESCRIPTION = {
         ["steps", [], {}], ["offsets", 0, {"dtype": "<i4", "shape": [3]}],
     ],
     "SECRET__key": [["ts", 0.0], ["sender", ""], ["key", ""]],
+    "HUGE": [["ts", 0.0], ["sender", ""], ["E", 1 << 70, {"min": 0.5, "max": 1e30}], ["EE", 1.0, {"max": 5}]],
+    "HUGEE": [["ts", 0.0], ["sender", ""], ["E", 0]],
     "BRIDGE__pva": [
         ["ts", 0.0], ["sender", ""], ["disconnected", 0],
         *([name, 0] for name in ["sent", "replaced", "missed", "returned", "received", "written", "known", "refused"]),
@@ -136,15 +140,19 @@ class Heard(list):
 
 
 def test_fields_are_pvs_with_type_unit_limits_alarm_and_time(ring, dd, bridge, client, eventually):
-    program, context = bridge("RING__beam", "-a", "PVA"), client()
+    program, context = bridge("RING__beam", "HUGE", "-a", "PVA"), client()
     untouched = context.get("RING__beam:current", timeout=10)
     assert (untouched["alarm.severity"], untouched["alarm.message"]) == (3, "never written")
     heard = Heard(context, "RING__beam:bunches")
     eventually(lambda: len(heard) >= 1)
     now = time.time() + 0.123456789
+    dd.beam.set(501.5, 6, ts=1e30)  # what no PV can have as its time
+    dd.flush()
+    eventually(lambda: heard.values() == [6])
+    assert context.get("RING__beam:current")["timeStamp.secondsPastEpoch"] == 0
     dd.beam.set(501.5, 7, True, "user", [1, None], [[1, 2], [3, float("nan")]], ts=now)
     dd.flush()
-    eventually(lambda: heard.values() == [7])
+    eventually(lambda: heard.values() == [6, 7])
     current = context.get("RING__beam:current")
     assert current["value"] == 501.5 and isinstance(current["value"], float)
     assert current["display.units"] == "mA" and current["display.description"] == "of the stored beam"
@@ -160,11 +168,13 @@ def test_fields_are_pvs_with_type_unit_limits_alarm_and_time(ring, dd, bridge, c
     for number in range(50):
         dd.beam.set(bunches=number, ts=now + 1 + number / 100)
         dd.flush()
-    eventually(lambda: heard.values() == [7, *range(50)], message="every update, in order")
+    eventually(lambda: heard.values() == [6, 7, *range(50)], message="every update, in order")
     dd.beam.set(bunches=1 << 70)
     dd.flush()
     eventually(lambda: "64 bits" in context.get("RING__beam:bunches")["alarm.message"])
     eventually(lambda: program.log("integers of more than 64 bits"))
+    huge, limit = context.get("HUGE:E"), context.get("HUGE:EE")["display.limitHigh"]
+    assert (huge["value"], huge["display.limitLow"], huge["display.limitHigh"], limit) == (0, 1, (1 << 63) - 1, 5)
     with pytest.raises(RemoteError, match="(?i)put.*not|not.*support|unable"):
         context.put("RING__beam:current", 1.0)
     with pytest.raises(TimeoutError, match="SECRET__key"):
@@ -262,6 +272,9 @@ def test_pvs_of_others_are_written_to_records(ring, dd, bridge, control, tmp_pat
     )  # fmt: skip
     eventually(lambda: program.log("current: refused: .*its alarm is INVALID: broken"))
     assert dd.next()[1].current == 13.5
+    for value, seconds in ((7, int(now) + 100_000), (8, int(now) - 6)):
+        control.pvs["bunches"].post(control.whole.wrap({"value": value, "timeStamp.secondsPastEpoch": seconds}))
+    eventually(lambda: dd.next()[1].bunches == 8, message="a clock that was wrong locks nothing out")
     control.stop()
     eventually(lambda: program.log("the PV bunches is gone"), 10)
     eventually(lambda: count(dd, ring, "disconnected") == 3)
@@ -358,6 +371,7 @@ def test_two_bridges_in_a_ring_do_not_loop(url, start, eventually, tmp_path):
         (["RING__beam", "-m", "some"], 2, "the mode is every or newest"),
         (["--pvs", "{pvs}"], 1, "has no field 'currents' for the PV x"),
         (["--pvs", "/none"], 1, "/none"),
+        (["HUGE", "HUGEE", "-N", "{record}{field}"], 1, "record HUGEE: the PV HUGEEE: add() will not"),
     ],
 )
 def test_what_is_wrong_is_said_at_the_start(ring, url, start, port, tmp_path, arguments, code, message):
@@ -373,4 +387,15 @@ def test_what_is_wrong_is_said_at_the_start(ring, url, start, port, tmp_path, ar
 def test_names_and_times():
     assert name_of("{record}.{field}", "usv1", "A", "b") == "A.b"
     assert stamp(1.25) == {"secondsPastEpoch": 1, "nanoseconds": 250_000_000}
-    assert stamp(float("nan")) == {"secondsPastEpoch": 0, "nanoseconds": 0}
+    for none in (float("nan"), float("inf"), -1e30):
+        assert stamp(none) == {"secondsPastEpoch": 0, "nanoseconds": 0}
+
+
+@given(st.floats(-1e10, 1e12))
+def test_a_time_that_comes_back_is_the_same(ts):
+    """Else it would be later than the record's, and go round in circles."""
+    found = stamp(ts)
+    assert 0 <= found["nanoseconds"] < 10**9
+    assert found["secondsPastEpoch"] + found["nanoseconds"] / 1e9 == pytest.approx(ts, rel=0, abs=6e-10)
+    if ts > 1e8:
+        assert found["secondsPastEpoch"] + found["nanoseconds"] / 1e9 == ts
