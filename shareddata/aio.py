@@ -21,8 +21,11 @@ its own if need be.
 
 import asyncio
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -46,6 +49,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 C = TypeVar("C", socket.socket, "_Memory")
 
+_WORKERS = 8  # threads of a memory that connect: however many wait for that, each takes milliseconds, or a time-out
+_TURN = 0.01  # seconds after which others get their turn
+_turns = threading.local()  # when they got it last, in this thread's loop
 _ENDED = object()
 
 
@@ -53,7 +59,14 @@ _ENDED = object()
 
 
 async def _run(function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-    """Run synchronous code, and await whatever it waits for."""
+    """Run synchronous code, and await whatever it waits for.
+
+    What needs no wait, as a read that is answered from memory, would keep the event loop from everything else when a
+    coroutine does it again and again: the others get their turn before it.
+    """
+    if time.monotonic() - getattr(_turns, "last", 0.0) > _TURN:
+        await asyncio.sleep(0)
+        _turns.last = time.monotonic()
     task = greenlet(lambda: function(*args, **named))
     result = task.switch()
     while not task.dead:
@@ -75,26 +88,12 @@ def _wait(awaitable: Coroutine[Any, Any, T]) -> T:
     return runner.switch(awaitable)  # type: ignore[no-any-return]
 
 
-async def _readable(sock: socket.socket, seconds: float) -> bool:
-    """Wait until a socket has something to read; False when nothing came in that time."""
-    loop = asyncio.get_running_loop()
-    came: asyncio.Future[bool] = loop.create_future()
-
-    def tell(found: bool) -> None:
-        if not came.done():
-            came.set_result(found)
-
-    number = sock.fileno()
-    timer = loop.call_later(seconds, tell, False)
-    loop.add_reader(number, tell, True)
-    try:
-        return await came
-    finally:
-        loop.remove_reader(number)
-        timer.cancel()
+async def _work(pool: Executor, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """Call what blocks, in a worker thread: never one of the event loop's own, which the program may need meanwhile."""
+    return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *args, **named))
 
 
-async def _made(make: Callable[[], C]) -> C:
+async def _made(pool: Executor, make: Callable[[], C], close: Callable[[C], object]) -> C:
     """Make what connects, in a worker thread; what nobody waits for any more is closed."""
     made: list[C] = []
     given_up = threading.Event()
@@ -102,14 +101,14 @@ async def _made(make: Callable[[], C]) -> C:
     def work() -> None:
         made.append(make())
         if given_up.is_set():
-            made[0].close()
+            close(made[0])
 
     try:
-        await asyncio.to_thread(work)
+        await _work(pool, work)
     except BaseException:
         given_up.set()
         for each in made:
-            each.close()
+            close(each)
         raise
     return made[0]
 
@@ -117,11 +116,38 @@ async def _made(make: Callable[[], C]) -> C:
 class _Connection(Connection):
     """A connection whose waits are the event loop's."""
 
+    pool: Executor
+    _tell_waiter: Callable[[], None] | None = None
+
+    def close(self) -> None:
+        if self._tell_waiter is not None:
+            self._tell_waiter()
+        super().close()
+
     def _dial(self, timeout: float) -> socket.socket:
-        return _wait(_made(partial(super()._dial, timeout)))
+        close = self._master.close if self._master else socket.socket.close
+        return _wait(_made(self.pool, partial(super()._dial, timeout), close))
 
     def _pause(self, seconds: float) -> None:
         _wait(asyncio.sleep(seconds))
+
+    def _use(self, sock: socket.socket) -> None:
+        super()._use(sock)
+        if isinstance(sock, ssl.SSLSocket):
+            self._recv = partial(self._recv_whole, sock)
+
+    def _recv_whole(self, sock: ssl.SSLSocket, size: int) -> bytes:
+        """Receive over TLS, where nothing can be taken before a record of 16 kB is there whole."""
+        usual = sock.gettimeout()
+        while True:
+            sock.settimeout(0)
+            try:
+                return sock.recv(size)
+            except ssl.SSLWantReadError:
+                if not _wait(self._readable(sock, self._patience / 1000)):
+                    raise TimeoutError from None
+            finally:
+                sock.settimeout(usual)
 
     def _watch(self, sock: socket.socket) -> Callable[[int], list[Any]]:
         look = super()._watch(sock)
@@ -130,16 +156,55 @@ class _Connection(Connection):
             found = look(0)
             if found or milliseconds <= 0:
                 return found
-            return [None] if _wait(_readable(sock, milliseconds / 1000)) else []
+            return [None] if _wait(self._readable(sock, milliseconds / 1000)) else []
 
         return ready
 
+    async def _readable(self, sock: socket.socket, seconds: float) -> bool:
+        """Wait until a socket has something to read; False when nothing came in that time."""
+        loop = asyncio.get_running_loop()
+        came: asyncio.Future[bool] = loop.create_future()
+        number, closed = sock.fileno(), False
 
-def _aside(function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+        def tell(found: bool) -> None:
+            if not came.done():
+                came.set_result(found)
+
+        def tell_closed() -> None:  # the socket's number may be another one's in a moment
+            nonlocal closed
+            if _running_loop() is loop:
+                closed = True
+                loop.remove_reader(number)
+                tell(False)
+
+        timer = loop.call_later(seconds, tell, False)
+        loop.add_reader(number, tell, True)
+        self._tell_waiter = tell_closed
+        try:
+            found = await came
+        finally:
+            self._tell_waiter = None
+            timer.cancel()
+            if not closed:
+                loop.remove_reader(number)
+        if closed:
+            raise RuntimeError("it was closed while a coroutine waited for it: cancel that one before")
+        return found
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that runs in this thread, None where there is none, or only that of the process we come from."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _aside(pool: Executor, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
     """Call what waits on the memory's own connection: in a worker thread, where `_run` runs the caller."""
     if getcurrent().parent is None:
         return function(*args, **named)
-    return _wait(asyncio.to_thread(function, *args, **named))
+    return _wait(_work(pool, function, *args, **named))
 
 
 class _Clock(ServerClock):
@@ -148,9 +213,8 @@ class _Clock(ServerClock):
     _asking: asyncio.Future[None] | None = None
 
     def _measure(self) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # in a thread: there is time
+        loop = _running_loop()
+        if loop is None:  # in a thread: there is time
             return super()._measure()
         if self._asking is None or self._asking.done():
             self._asking = loop.run_in_executor(None, super()._measure)
@@ -161,20 +225,26 @@ class _Memory(memory.SharedMemory):
 
     _clock = _Clock
 
+    def __init__(self, pool: Executor, *args: Any, **options: Any) -> None:
+        self.pool = pool
+        super().__init__(*args, **options)
+
     def connect(self, name: str = "shareddata", setup: Callable[[Connection], None] | None = None) -> Connection:
-        return _Connection(self.address, self.timeout, self.keys.epoch, setup, name)
+        made = _Connection(self.address, self.timeout, self.keys.epoch, setup, name)
+        made.pool = self.pool
+        return made
 
     def describe(self, name: str, at: float | str | None = None) -> Record:
-        return _aside(super().describe, name, at)
+        return _aside(self.pool, super().describe, name, at)
 
     def layouts(self, names: Sequence[str]) -> list[Layout]:
-        return _aside(super().layouts, names)
+        return _aside(self.pool, super().layouts, names)
 
     def eras(self, name: str) -> list[Era]:
-        return _aside(super().eras, name)
+        return _aside(self.pool, super().eras, name)
 
     def _compare(self, epoch: bytes, layouts: Sequence[Layout]) -> None:
-        _aside(super()._compare, epoch, layouts)
+        _aside(self.pool, super()._compare, epoch, layouts)
 
 
 # -- what programs use ------------------------------------------------------------------------------------------------
@@ -195,14 +265,20 @@ class SharedMemory:
     def __init__(self, host: str | None = None, port: int | None = None, env_init: str | None = None, **options: Any):
         self._arguments = (host, port, env_init), options
         self._memory: _Memory | None = None
+        self._pool: ThreadPoolExecutor | None = None
 
     async def __aenter__(self) -> Self:
-        self._memory = await _made(self._connected)
+        self._pool = ThreadPoolExecutor(_WORKERS, "shareddata.aio")
+        try:
+            self._memory = await _made(self._pool, partial(self._connected, self._pool), _Memory.close)
+        except BaseException:
+            self.close()
+            raise
         return self
 
-    def _connected(self) -> _Memory:
+    def _connected(self, pool: Executor) -> _Memory:
         positional, options = self._arguments
-        made = _Memory(*positional, **options)
+        made = _Memory(pool, *positional, **options)
         made.clock.now()  # asked now, it is known when the first age is wanted
         return made
 
@@ -217,9 +293,15 @@ class SharedMemory:
         return self._memory
 
     def close(self) -> None:
-        """Close the connections of everything made on it."""
+        """Close the connections of everything made on it; who waits for one of them must be cancelled before."""
         if self._memory is not None:
             self._memory.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+
+    async def _work(self, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+        assert self._pool is not None
+        return await _work(self._pool, function, *args, **named)
 
     @property
     def url(self) -> str:
@@ -231,7 +313,7 @@ class SharedMemory:
 
         Redis: HGETALL when the descriptions changed.
         """
-        return await asyncio.to_thread(self.memory.names)
+        return await self._work(self.memory.names)
 
     async def describe(self, name: str) -> Record:
         """Return the description of a record.
@@ -241,14 +323,14 @@ class SharedMemory:
 
         Redis: HGETALL when the descriptions changed.
         """
-        return await asyncio.to_thread(self.memory.describe, name)
+        return await self._work(self.memory.describe, name)
 
     async def at(self, time: float, before: bool = False) -> dict[str, Any]:
         """Return all records as they were at a time: see `shareddata.SharedMemory.at`.
 
         Redis: MULTI, XREVRANGE for each record, EXEC.
         """
-        return await asyncio.to_thread(self.memory.at, time, before)
+        return await self._work(self.memory.at, time, before)
 
 
 class _Steps:
@@ -292,6 +374,11 @@ class Follower(_Steps):
     def missed(self) -> int:
         """How many entries were trimmed from the history before they could be read."""
         return self._steps.missed
+
+    @property
+    def lost(self) -> int:
+        """How many entries were read that the server has lost since, as in a failover."""
+        return self._steps.lost
 
     @property
     def repeated(self) -> int:

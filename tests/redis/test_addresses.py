@@ -1,5 +1,6 @@
 """Addresses: which one is meant, what is said when it is wrong, and that no password is ever shown."""
 
+import asyncio
 import logging
 import socket
 import threading
@@ -12,6 +13,7 @@ import redis
 
 from certificates import certificates
 from programs import Program
+from proxy import Proxy
 from records import PAIR
 from servers import EXECUTABLES, OwnServer, free_port, plain_client
 from shareddata import (
@@ -266,6 +268,38 @@ def test_tls(tls: tuple[OwnServer, str, Path], program: Callable[..., Program]) 
         assert next(follower).number == 100
         while next(listener)[0].number != 100:
             pass
+
+
+def test_the_event_loop_goes_on_while_a_tls_record_comes_slowly(
+    tls: tuple[OwnServer, str, Path], proxy: Callable[..., Proxy]
+) -> None:
+    """What TLS sends can be taken by the record, of up to 16 kB."""
+    pytest.importorskip("greenlet", reason="greenlet is not installed")
+    from shareddata import aio
+
+    _, address, folder = tls
+    link = proxy(address.replace("rediss", "redis"))
+    link.piece = 1000
+    slow = f"{link.url.replace('redis', 'rediss')}?ssl_ca_certs={folder}/ca.crt"
+
+    async def read() -> None:
+        async with aio.SharedMemory(url=slow) as shm, aio.DataDict("R", shm) as dd:
+            await dd.set_datas_to_read(["LEFT"])
+            await dd.read()
+            link.latency, turns = 0.02, 0
+            reading = asyncio.create_task(dd.read(fresh=True))
+            while not reading.done():
+                await asyncio.sleep(0.005)
+                turns += 1
+            assert len((await reading)[0].text) == 30_000
+            assert turns > 30, "of some hundred"
+
+    with SharedMemory(url=f"{address}?ssl_ca_certs={folder}/ca.crt") as shm, DataDict("program", shm) as dd:
+        shm.init(PAIR)
+        (left,) = dd.set_datas_to_write(["LEFT"])
+        left.set(1, "x" * 30_000)
+        dd.flush()
+        asyncio.run(asyncio.wait_for(read(), 20))
 
 
 def test_tls_costs_no_round_trip_either(tls: tuple[OwnServer, str, Path], eventually: Callable[..., object]) -> None:

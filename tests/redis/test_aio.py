@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -148,7 +149,7 @@ def test_what_was_trimmed_is_counted(url: str, write: Write) -> None:
             seen = [(await anext(follower)).number]
             while seen[-1] != 999:
                 seen.append((await anext(follower)).number)
-            assert follower.missed == 1000 - len(seen) > 0
+            assert follower.missed == 1000 - len(seen) > 0 == follower.lost
 
     run(follow())
 
@@ -195,6 +196,73 @@ class Ticks:
 
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
+
+
+def test_the_event_loop_goes_on_while_a_coroutine_reads_again_and_again(url: str, write: Write) -> None:
+    async def poll() -> None:
+        write("LEFT", 1)
+        async with reader(url) as dd:
+            await dd.set_datas_to_read(["LEFT"])
+            reads = 0
+
+            async def until_two() -> None:
+                nonlocal reads
+                while (await dd.read())[0].number != 2:
+                    reads += 1
+                    assert reads < 50_000, "nobody else had a turn"
+
+            polling = asyncio.create_task(until_two())
+            while reads < 1000 and not polling.done():
+                await asyncio.sleep(0)
+            await asyncio.to_thread(write, "LEFT", 2)
+            await polling
+
+    run(poll())
+
+
+def test_closing_does_not_disturb_others(url: str, write: Write) -> None:
+    """What waited for a closed connection is told; who has its descriptor's number now is left alone."""
+
+    async def close() -> None:
+        async with aio.SharedMemory(url=url) as shm, aio.DataDict("OTHER", shm) as other:
+            dd = aio.DataDict("READER", shm)
+            steps = await dd.listen_to_datas(["LEFT"]), await dd.follow_data("LEFT")
+            closed = [asyncio.create_task(anext(each)) for each in steps]
+            await asyncio.sleep(0.05)
+            dd.close()
+            again = await other.listen_to_datas(["LEFT"]), await other.follow_data("LEFT")
+            waiting = [asyncio.create_task(anext(each)) for each in again]
+            await asyncio.sleep(0.05)
+            for each in closed:
+                with pytest.raises(RuntimeError, match="closed while a coroutine waited"):
+                    await each
+            await asyncio.to_thread(write, "LEFT", 2)
+            (heard,), followed = await asyncio.gather(*waiting)
+            assert heard.number == followed.number == 2
+
+    run(close())
+
+
+class Taken(ThreadPoolExecutor):
+    """The event loop's own threads, all of which the program uses."""
+
+    def submit(self, function: Any, /, *args: Any, **named: Any) -> Any:
+        raise AssertionError(f"{function} in the event loop's own threads")
+
+
+def test_the_event_loops_own_threads_are_left_to_the_program(url: str, write: Write) -> None:
+    """Else hundreds of listeners that connect anew, each up to a time-out, would stop whatever else needs a thread."""
+
+    async def read() -> None:
+        write("LEFT", 1)
+        asyncio.get_running_loop().set_default_executor(Taken())
+        async with aio.SharedMemory(url=url) as shm, aio.DataDict("READER", shm) as dd:
+            await dd.set_datas_to_read(await shm.names())
+            assert await shm.describe("LEFT") and await shm.at(time.time()) is not None
+            follower, _ = await dd.follow_data("LEFT", since=0), await dd.listen_to_datas(["LEFT"])
+            assert (await anext(follower)).number == (await dd.read())[1].number == 1
+
+    run(read())
 
 
 def test_frozen_server_does_not_stop_the_event_loop(own_server: Callable[..., OwnServer]) -> None:

@@ -81,6 +81,19 @@ def test_coroutines(troop: Troop) -> None:
             assert (await anext(listener))[0].n == (await anext(follower)).n == (await reader.read())[0].n == 1
             listener.close()
             follower.close()
+            await cancelled_while_it_connects(shm)
+
+    async def cancelled_while_it_connects(shm: aio.SharedMemory) -> None:
+        sockets = shm.memory.address.in_charge._sockets  # type: ignore[union-attr]
+        before = len(sockets)
+        for milliseconds in range(8):
+            async with aio.DataDict("R", shm) as reader:
+                task = asyncio.create_task(reader.listen_to_datas(["A"]))
+                await asyncio.sleep(milliseconds / 1000)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        while len(sockets) > before:  # what was on its way is closed when it is there
+            await asyncio.sleep(0.01)
 
     with SharedMemory(url=troop.url, namespace=troop.namespace) as shm, DataDict("W", shm) as dd:
         shm.init(DESCRIPTION)

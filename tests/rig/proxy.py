@@ -41,11 +41,12 @@ class Proxy:
     Attributes:
         url: the address for clients: `redis://127.0.0.1:PORT` or `unix:///path`.
         latency: seconds that each piece of data waits on its way.
+        piece: bytes that a piece has at most.
         accepted: how many connections were made so far.
     """
 
     def __init__(self, target: str, socket_path: str | None = None) -> None:
-        self.target, self.latency, self.accepted = target, 0.0, 0
+        self.target, self.latency, self.piece, self.accepted = target, 0.0, 65536, 0
         self._closed = False
         self._deaf: set[str] = set()
         self._refusing = False
@@ -86,7 +87,7 @@ class Proxy:
 
     def heal(self) -> None:
         """Let everything through again; what was swallowed stays lost."""
-        self._deaf, self._refusing, self.latency = set(), False, 0.0
+        self._deaf, self._refusing, self.latency, self.piece = set(), False, 0.0, 65536
 
     def close(self) -> None:
         """Cut every connection, stop listening and wait for the threads."""
@@ -127,7 +128,7 @@ class Proxy:
     def _pass_on(self, pair: tuple[socket.socket, socket.socket], source: socket.socket, sink: socket.socket,
                  direction: str) -> None:
         try:
-            while data := source.recv(65536):
+            while data := source.recv(self.piece):
                 if self.latency:
                     time.sleep(self.latency)
                 if direction not in self._deaf:
