@@ -7,7 +7,6 @@ It knows descriptions, and what identifiers Python and C allow. It must not know
 3. Texts from descriptions stay in comments and strings.
 """
 
-import json
 import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -30,8 +29,20 @@ _C_WORDS = (
     "try typedef typeid typename typeof typeof_unqual union unsigned using virtual void volatile wchar_t "
     "while xor xor_eq "
 )
-_C_KEPT = frozenset(_C_WORDS.split())
+_C_MACROS = "NULL EOF errno i386 linux stderr stdin stdout unix"  # some of them the compiler's own
+_C_SIZES = ("int{}_t", "uint{}_t", "INT{}_MIN", "INT{}_MAX", "UINT{}_MAX")
+_C_SIZED = [name.format(size) for size in (8, 16, 32, 64) for name in _C_SIZES]
+_C_KEPT = frozenset((*_C_WORDS.split(), *_C_MACROS.split(), *_C_SIZED))
+_C_FUNCTIONS = (
+    "abs access acos asin atan atof atoi bind ceil clock close connect cos div exit exp floor fmod free gamma gets "
+    "index j0 j1 jn link listen log log10 main malloc open pause pipe pow printf puts raise rand random read recv "
+    "remove rename round select send signal sin sleep socket sqrt stat sync system tan time times trunc truncate wait "
+    "write y0 y1 yn"
+)
+_C_TAKEN = frozenset(_C_FUNCTIONS.split())  # what a record's struct must not be called, but a field may
+_C_GUARD = "SHAREDDATA_RECORDS_H"
 _TUPLE = ("count", "index")  # what every tuple has: a field of this name hides it, and mypy is told so
+_TOOLS = r"(type|mypy|(based)?pyright|noqa|fmt|yapf|isort|ruff|flake8|pylint|nosec|pragma)\b"  # that read comments
 
 
 class _Unique:
@@ -40,15 +51,17 @@ class _Unique:
     def __init__(self, kept: Iterable[str] = ()) -> None:
         self._given = set(kept)
 
-    def __call__(self, name: str) -> str:
-        while name in self._given:
+    def __call__(self, name: str, endings: Iterable[str] = ("",)) -> str:
+        """Return a name with which also those with these endings are given once."""
+        while not self._given.isdisjoint(taken := {name + ending for ending in endings}):
             name += "_"
-        self._given.add(name)
+        self._given |= taken
         return name
 
 
 def _identifier(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_]|^(?=\d)", "_", name)
+    """Return what programs can call it; two underscores at the beginning mean something to each of the languages."""
+    return re.sub(r"^__+", "_", re.sub(r"[^A-Za-z0-9_]|^(?=\d)", "_", name))
 
 
 def _line(text: str) -> str:
@@ -63,6 +76,19 @@ def _told(field: Field) -> str:
 
 
 # -- Python -----------------------------------------------------------------------------------------------------------
+
+_WORDS = {
+    "np": "import numpy as _np\n",
+    **dict.fromkeys(("bool", "dict", "float", "int", "list", "str"), "from builtins import {0} as _{0}\n"),
+    "NDArray": "from numpy.typing import {0} as _{0}\n",
+    "Any": "from typing import {0} as _{0}\n",
+}
+"""What fields' types are made of, and how it is imported where a field hides it."""
+_TAKEN = (
+    *("NamedTuple", "Protocol", "property", "ts", "sender", "name", "values", "set"),
+    *(*_WORDS, *(f"_{word}" for word in _WORDS)),
+)
+"""What a class must not be called."""
 
 _PYTHON_HEAD = '''"""The records' types. Made by `shareddata stubs`: change the data description, not this file.
 
@@ -79,7 +105,7 @@ def python(records: Mapping[str, Record]) -> str:
 
     Redis: none.
     """
-    unique = _Unique((*keyword.kwlist, *keyword.softkwlist, "Any", "NamedTuple", "Protocol", "np", "NDArray"))
+    unique = _Unique((*keyword.kwlist, *keyword.softkwlist, *_TAKEN))
     chosen = sorted(records.values(), key=lambda record: record.name)
     names = {record.name: unique(_identifier(record.name)) for record in chosen}
     parts = [_python_class(record, names[record.name]) for record in chosen]
@@ -92,6 +118,7 @@ def python(records: Mapping[str, Record]) -> str:
     head = _PYTHON_HEAD.format(example=example, record=chosen[0].name if chosen else "", typing=typing or "Any")
     if "NDArray[" in body:
         head += "\nimport numpy as np\nfrom numpy.typing import NDArray\n"
+    head += "".join(line.format(word) for word, line in _WORDS.items() if re.search(rf"\b_{word}\b", body))
     return f"{head}\n\n{body}"
 
 
@@ -102,6 +129,18 @@ def _python_type(field: Field) -> str:
     return _TYPES.get(field.type, "Any")
 
 
+def _field_type(record: Record, field: Field) -> str:
+    """Return a field's type in the class of its record, where other fields may hide the words that it is made of."""
+    hidden = {each.name for each in record.fields}
+    words = re.findall(r"\w+|\W+", _python_type(field))
+    return "".join(f"_{word}" if word in hidden and word in _WORDS else word for word in words)
+
+
+def _comment(text: str) -> str:
+    """Return a comment, which no tool takes for an order."""
+    return f"  # {f'({text})' if re.match(_TOOLS, text) else text}" if text else ""
+
+
 def _docstring(text: str) -> str:
     return '"""' + _line(text).replace("\\", "\\\\").replace('"""', "'''").rstrip('"') + '"""'
 
@@ -110,14 +149,14 @@ def _python_class(record: Record, name: str) -> str:
     lines = [f"class {name}(NamedTuple):", f"    {_docstring(record.doc or record.name)}", ""]
     for field in record.fields:
         ignored = "  # type: ignore[assignment]" if field.name in _TUPLE else ""
-        told = _told(field)
-        lines.append(f"    {field.name}: {_python_type(field)}{ignored}{f'  # {told}' if told else ''}")
+        lines.append(f"    {field.name}: {_field_type(record, field)}{ignored}{_comment(_told(field))}")
     return "\n".join(lines) + "\n"
 
 
 def _python_data(record: Record, name: str, own: str) -> str:
     unset = [f"        {field.name}: {_python_type(field)} = ...," for field in record.fields[2:]]
-    head = ["        self,", *([*unset] if unset else []), "        *,"]
+    itself = "_self" if any(field.name == "self" for field in record.fields) else "self"
+    head = [f"        {itself},", *([*unset] if unset else []), "        *,"]
     named = ["        ts: float = ...,", "        sender: str = ...,", "        expire: float | None = ...,"]
     return "\n".join(
         [
@@ -162,15 +201,16 @@ def header(records: Mapping[str, Record], namespace: str = "") -> str:
 
     Redis: none.
     """
-    unique, parts, example = _Unique(_C_KEPT), [], ("", "", "")
+    unique, parts, example = _Unique((*_C_KEPT, *_C_TAKEN, _C_GUARD)), [], ("", "", "")
     for record in sorted(records.values(), key=lambda record: record.name):
-        name = unique(_identifier(record.name))
         members = _members(record)
-        places = {field.name: unique(f"{name}_at_{members[field.name]}") for field in record.fields}
+        at = [f"_at_{member}" for member in members.values()]
+        name = unique(_identifier(record.name), ("", "_KEY", "_COUNT", "_HMGET", "_field", "_unit", *at))
+        places = {field: f"{name}_at_{member}" for field, member in members.items()}
         parts.append(_c_record(record, name, members, places, Names(namespace)))
         last = record.fields[-1].name
         example = example if example[0] else (name, members[last], places[last])
-    head = _C_HEAD.format(record=example[0], field=example[1], at=example[2], guard="SHAREDDATA_RECORDS_H")
+    head = _C_HEAD.format(record=example[0], field=example[1], at=example[2], guard=_C_GUARD)
     return "\n".join([head, *parts, "#endif\n"])
 
 
@@ -191,7 +231,7 @@ def _c_record(record: Record, name: str, members: Mapping[str, str], places: Map
             f"#define {name}_KEY {_c_string(keys.record(record.name))}",
             f"#define {name}_COUNT {len(fields)}",
             f"#define {name}_HMGET {{{hmget}}}",
-            *("enum {", *(f"    {places[field.name]} = {i}," for i, field in enumerate(fields)), "};"),
+            *("enum {", ",\n".join(f"    {places[field.name]} = {i}" for i, field in enumerate(fields)), "};"),
             *_c_texts(declared, f"{name}_field", [field.name for field in fields]),
             *_c_texts(declared, f"{name}_unit", [field.unit for field in fields]),
             *("typedef struct {", *(_c_member(field, members[field.name]) for field in fields), f"}} {name};", ""),
@@ -225,9 +265,13 @@ def _c_member(field: Field, member: str) -> str:
 
 
 def _c_string(text: str) -> str:
-    """Return a string literal, of bytes in UTF-8."""
-    plain = json.dumps(text, ensure_ascii=False)[1:-1].replace("?", "\\?")
-    return '"' + re.sub(r"\\u00(..)", lambda m: f"\\{int(m[1], 16):03o}", plain) + '"'
+    """Return a string literal, of bytes in UTF-8; what is not printable as their numbers."""
+    parts = re.sub(r'["\\?]', r"\\\g<0>", text)
+    return '"' + "".join(c if c.isprintable() else _c_bytes(c.encode()) for c in parts) + '"'
+
+
+def _c_bytes(data: bytes) -> str:
+    return "".join(f"\\{byte:03o}" for byte in data)
 
 
 def _c_comment(text: str) -> str:

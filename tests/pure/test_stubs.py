@@ -23,11 +23,14 @@ NASTY = {
         "fields": [*HEAD, ["count", 0], ["index", 0.0], ["int", 0]],
     },
     "A_B_C": [*HEAD, ["default", "", {"unit": 'a"b\\?', "doc": "one\ntwo */ #define x"}], ["ünder", False]],
+    "A_B_C_field": [*HEAD, ["x", 0.0, {"unit": "\\u00zz \u202e\x017", "doc": "type: ignore"}]],
+    "A_B_C_KEY": [*HEAD, ["self", 0.0], ["float", 0.0], ["list", []], ["Any", None], ["np", 1, {"doc": "noqa"}]],
+    **{n: [*HEAD, ["x", 0.0], ["y", {}]] for n in ("float", "dict", "property", "values", "--x", "_x", "_str", "time")},
     "1st": [*HEAD, ["list", []], ["object", {}], ["any", None]],
     "class": [*HEAD, ["x", 0.0, {"dtype": "<f4", "shape": [2, 3]}], ["y", False, {"dtype": "|b1", "shape": [2]}]],
     "Any": [*HEAD, ["c", 0.0, {"dtype": "<c8", "shape": [2]}], ["h", 0.0, {"dtype": "<f2", "shape": [2]}]],
     "empty": HEAD,
-    "print": [*HEAD, ["u", 0, {"dtype": "<u2", "shape": [4]}]],
+    "print": [*HEAD, ["u", 0, {"dtype": "<u2", "shape": [4]}], ["NDArray", 0], ["unix", 0], ["errno", 0]],
 }
 
 
@@ -98,12 +101,16 @@ def test_python_classes_are_what_trames_are() -> None:
 
 
 CHECK = """
-#include <string.h>
+#include <errno.h>
+#include <math.h>
 #include <stdio.h>
+#include <string.h>
+#include <time.h>
 #include "records.h"
 int main(void) {
     const char *words[] = A_B_C__HMGET;
     if (strcmp(A_B_C__unit.default_, "a\\"b\\\\?") || strcmp(words[4], A_B_C__field.default_)) return 1;
+    if (strcmp(A_B_C_field__unit.x, "\\\\u00zz \\342\\200\\256\\0017")) return 4;
     if (A_B_C_COUNT != 5 || A_B_C_at_int_ != 4 || strcmp(A_B_C_KEY, "{usv1}:A.B-C")) return 2;
     class_ values;
     values.x[1][2] = 1.5f;
@@ -112,7 +119,7 @@ int main(void) {
 """
 
 
-@pytest.mark.parametrize(("compiler", "language"), [("gcc", "c11"), ("g++", "c++17")])
+@pytest.mark.parametrize(("compiler", "language"), [("gcc", "c99"), ("gcc", "gnu17"), ("g++", "gnu++17")])
 def test_header_compiles(tmp_path: Path, compiler: str, language: str) -> None:
     if not shutil.which(compiler):
         pytest.skip(f"{compiler} is not installed")
