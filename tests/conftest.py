@@ -71,7 +71,7 @@ def _no_leaks(_household: None) -> Iterator[None]:
     """Fail a test that leaves a thread, a process, a file or a socket behind."""
     before = Snapshot()
     yield
-    leaked = before.leaked_after(patience=2)
+    leaked = before.leaked_after(patience=10)
     if leaked:
         before.end_processes()
         pytest.fail("the test left behind:\n  " + "\n  ".join(leaked), pytrace=False)

@@ -224,7 +224,10 @@ def test_the_pieces_in_which_sentences_come_do_not_matter(path, cuts):
     assert feed(NMEA(), data, {min(cut, len(data)) for cut in cuts}) == NMEA().feed(data)
 
 
-@given(TEXT_LOGS, st.integers(0, 10**6), st.integers(0, 255))
+SOUND_LOGS = TEXT_LOGS.filter(lambda path: "badck" not in path.name)  # where a sentence is wrong, two bytes would be
+
+
+@given(SOUND_LOGS, st.integers(0, 10**6), st.integers(0, 255))
 def test_one_wrong_byte_never_gives_another_standard_sentence(path, position, byte):
     data = path.read_bytes()[-4000:]
     whole, framer = NMEA().feed(data), NMEA()

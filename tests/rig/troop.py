@@ -162,6 +162,8 @@ class Trio:
         down_after: milliseconds of silence after which the master is given up.
     """
 
+    replicas = 2  # of the master
+
     def __init__(
         self, kind: str, hosts: Sequence[tuple[str, Sequence[str]]] = (), down_after: int = DOWN_AFTER
     ) -> None:
@@ -284,6 +286,7 @@ class Cluster:
     """
 
     namespace = "usv1"
+    replicas = 1  # of each master
 
     def __init__(
         self, kind: str, hosts: Sequence[tuple[str, Sequence[str]]] = (), node_timeout: int = DOWN_AFTER
