@@ -129,6 +129,21 @@ class Draft:
         self.draft.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, which is replaced if it is there, or leave it as it was.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    draft = Draft(path)
+    try:
+        draft.draft.write_bytes(content)
+        draft.publish()
+    except BaseException:
+        draft.remove()
+        raise
+
+
 def time_text(nanos: int | None) -> str:
     """Return a time as ISO 8601 with nine digits behind the point, "" for none."""
     if nanos is None:

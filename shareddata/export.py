@@ -8,12 +8,13 @@ what a file of a format looks like, or terminals. Invariants:
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from shareddata.columns import Table, TableFile, load
+from shareddata.columns import Draft, Table, TableFile, load
 from shareddata.errors import FieldError
 from shareddata.mcapfile import McapFile
 from shareddata.nexus import Hdf5File
@@ -106,9 +107,12 @@ class Files:
             raise
 
     def abort(self) -> None:
-        """Remove what is not finished."""
+        """Remove what is not finished; what a full disk says once more is not raised."""
         for each in dict.fromkeys(self._files.values()):
-            each.abort()
+            with suppress(OSError):
+                each.abort()
+        for path in self.paths.values():
+            Draft(path).remove()  # of one that could not even be begun
 
 
 def _check_absent(paths: Iterable[Path], form: str) -> None:

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from shareddata import arguments, demo, descfile, interface, plot, rowsources, stubs, uses
-from shareddata.columns import Draft
+from shareddata.columns import write_whole
 from shareddata.command import UsageError, Where, command
 from shareddata.datadesc import Record
 from shareddata.errors import SharedDataError
@@ -247,11 +247,5 @@ def _write(text: str, output: str | None, records: int) -> None:
     if output is None:
         print(text, end="")
         return
-    draft = Draft(Path(output))
-    try:
-        draft.draft.write_text(text, encoding="utf-8")
-        draft.publish()
-    except BaseException:
-        draft.remove()
-        raise
+    write_whole(Path(output), text.encode())
     print(f"{output}: {arguments.count(records, 'record')}")

@@ -80,8 +80,8 @@ class McapFile:
 
     def abort(self) -> None:
         """Remove what was written."""
-        self._file.close()
         self._draft.remove()
+        self._file.close()
 
 
 def _property(column: Column) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from; h5py is imported only when a file is made. Invariants:
 
 1. A value reads back as it was given; what HDF5 cannot hold is refused, never rounded or cut.
 2. Rows are appended as they come; nothing grows with their number but HDF5's own index.
+3. Nothing is given to HDF5 that the disk has no room for, and nothing is in its hands between two writes: it may crash
+   the process otherwise (`occupied`).
 """
 
 import json
@@ -17,10 +19,13 @@ from urllib.parse import quote
 from shareddata.codec import numpy
 from shareddata.columns import Column, Draft, Table, check_integers, json_text, load
 from shareddata.errors import FieldError
+from shareddata.occupied import Reserve
 
 _NO_TIME = -(2**63)  # HDF5 knows no null: what numpy takes for "not a time"
 _CHUNK = 1 << 18  # bytes of a chunk, about
 _EPOCH = "1970-01-01T00:00:00Z"
+_SLACK = 1 << 17  # bytes beside the rows: HDF5's own
+_HEADS = 1 << 13  # bytes of a column without rows: its group, dataset and attributes
 
 
 class Hdf5File:
@@ -36,17 +41,28 @@ class Hdf5File:
         for table in tables:
             if table.name == ".":
                 raise FieldError("HDF5 has no group of the name '.': export this record to another format")
-        self._file = self._h5py.File(self._draft.draft, "w")
         self._datasets: dict[str, list[Any]] = {}
+        self._keep_free(sum(len(table.columns) for table in tables) * _HEADS)
+        self._file = self._h5py.File(self._draft.draft, "w")
         try:
             self._file.attrs.update({"NX_class": "NXroot", "default": "entry", "creator": "shareddata"})
             self._entry = self._group(self._file, "entry", "NXentry")
             records = self._group(self._entry, "records", "NXcollection")
             for table in tables:
                 self._add(records, table)
+            self._file.flush()
         except BaseException:
             self.abort()
             raise
+
+    def _keep_free(self, size: int) -> None:
+        """Keep room free for what HDF5 gets next, twice: to write it, and to close the file if others took that.
+
+        Raises:
+            OSError: there is none.
+        """
+        self._reserve = Reserve(str(self._draft.path.parent), size + _SLACK)
+        self._reserve.check(size + _SLACK)
 
     def _group(self, parent: Any, name: str, kind: str) -> Any:
         group = parent.create_group(name, track_order=True)
@@ -113,10 +129,15 @@ class Hdf5File:
 
     def write(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
         """Append rows."""
-        for column, dataset, values in zip(table.columns, self._datasets[table.name], zip(*rows)):
+        datasets = self._datasets[table.name]
+        columns = [self._values(table, column, values) for column, values in zip(table.columns, zip(*rows))]
+        self._reserve.release()
+        self._keep_free(sum(_room(dataset, values) for dataset, values in zip(datasets, columns)))
+        for dataset, values in zip(datasets, columns):
             before = len(dataset)
             dataset.resize(before + len(rows), axis=0)
-            dataset[before:] = self._values(table, column, values)
+            dataset[before:] = values
+        self._file.flush()
 
     def _values(self, table: Table, column: Column, values: Sequence[Any]) -> Any:
         np = numpy()
@@ -142,13 +163,24 @@ class Hdf5File:
 
     def finish(self) -> None:
         """Close the file, and give it its name."""
+        self._reserve.release()
         self._file.close()
         self._draft.publish()
 
     def abort(self) -> None:
         """Remove what was written."""
-        self._file.close()
         self._draft.remove()
+        self._reserve.release()
+        self._file.close()
+
+
+def _room(dataset: Any, values: Any) -> int:
+    """Return how many bytes a dataset grows by at most, with the chunks that rows begin and end in."""
+    size = int(dataset.dtype.itemsize)
+    rows = int(values.nbytes)
+    if values.dtype == object:  # texts, and bytes of any length: four bytes a character, 48 for each in HDF5's heap
+        size, rows = 16, sum(4 * len(value) + 48 for value in values)
+    return rows + 2 * size * int(math.prod(dataset.chunks))
 
 
 def _is_measured(column: Column) -> bool:

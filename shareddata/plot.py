@@ -8,6 +8,7 @@ terminals; matplotlib is imported only when something is drawn. Invariants:
 3. A picture has its name only when it is whole.
 """
 
+import io
 import math
 import os
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shareddata.columns import Column, Draft, Table
+from shareddata.columns import Column, Table, write_whole
 from shareddata.errors import FieldError
 from shareddata.extras import needed
 from shareddata.rowsources import Source
@@ -140,14 +141,10 @@ def save(drawing: Drawing, target: str | Path) -> Path:
     matplotlib = _matplotlib()
     with matplotlib.rc_context(_STYLE):
         figure = _figure(matplotlib, drawing)
-        draft = Draft(path)
-        try:
-            metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-            figure.savefig(draft.draft, format=path.suffix[1:].lower(), dpi=150, metadata=metadata)
-            draft.publish()
-        except BaseException:
-            draft.remove()
-            raise
+        metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
+        picture = io.BytesIO()  # matplotlib tells of a full disk in words that nobody understands
+        figure.savefig(picture, format=path.suffix[1:].lower(), dpi=150, metadata=metadata)
+    write_whole(path, picture.getvalue())
     return path
 
 

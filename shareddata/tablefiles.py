@@ -102,9 +102,9 @@ class CsvFile:
 
     def abort(self) -> None:
         """Remove what was written."""
-        self._file.close()
         self._draft.remove()
         self._sidecar.remove()
+        self._file.close()
 
 
 class ParquetFile:
@@ -164,8 +164,8 @@ class ParquetFile:
 
     def abort(self) -> None:
         """Remove what was written."""
-        self._writer.close()
         self._draft.remove()
+        self._writer.close()
 
 
 def _elements(column: Column) -> int:

@@ -50,12 +50,24 @@ def acl_(
     folder = Path(passwords)
     text = acl.text(users, acl.password_hashes(folder, list(users)))
     if output:
-        with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
+        _write(Path(output), text)
     else:
         print(text, end="")
     rows = [(each.user, table.clip(each.told, _LONGEST), str(folder / each.user)) for each in users.values()]
     print("\n".join(table.grid([("USER", "MAY WRITE", "PASSWORD IN"), *rows])), file=sys.stderr)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write an ACL file for its owner's eyes, in its place. It is never empty: a server lets everybody in then."""
+    new = not path.exists()
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.truncate()
+    except OSError:
+        if new:
+            path.unlink(missing_ok=True)
+        raise
 
 
 @command(

@@ -7,7 +7,7 @@ import math
 import os
 import pty
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import pyarrow.parquet
 import pytest
 from mcap.reader import make_reader
 
-from servers import plain_client
+from programs import Program
+from servers import OwnServer, plain_client
 from shareddata import DataDict, SharedMemory, cli
 from shareddata.columns import Column, Table, nanoseconds
 from shareddata.errors import FieldError, LogFormatError, UnknownData
@@ -60,7 +61,11 @@ VALUES = [  # speed, count, on, note, list, object, any
 
 @pytest.fixture
 def ship(shm: SharedMemory) -> SharedMemory:
-    """Records of all types on a server, written."""
+    return fill(shm)
+
+
+def fill(shm: SharedMemory) -> SharedMemory:
+    """Write records of all types."""
     shm.init(SHIP)
     with DataDict("HDL_SHIP", shm) as dd:
         each, array = dd.set_datas_to_write(["SHIP__all", "SHIP__array"])
@@ -422,6 +427,40 @@ def test_existing_files_stay(ship: SharedMemory, tmp_path: Path) -> None:
     save(ship, target, "SHIP__all", force=True)
     assert target.read_text().startswith("_time,_received,ts,sender,speed")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.json"]
+
+
+FULL_DISK = """
+    import os, resource
+    from pathlib import Path
+    from shareddata import plot
+    from shareddata.export import export
+    from shareddata.rowsources import HistorySource
+    folder, hard = Path(sys.argv[2]), resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    with SharedMemory(url=sys.argv[1]) as shm:
+        source = HistorySource(shm, ["SHIP__all"])
+        drawing = plot.read(HistorySource(shm, ["SHIP__all"]), ["on"])
+        for size in (0, 1000, 9000):
+            for name in ("x.csv", "x.parquet", "x.nxs", "x.mcap", "x.pdf"):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+                try:
+                    plot.save(drawing, folder / name) if name == "x.pdf" else export(source, folder / name)
+                    for whole in folder.glob("x.*"):
+                        whole.unlink()
+                except OSError as error:
+                    say(name, "too large" in str(error).lower() or error)
+        say(*os.listdir(folder))
+"""
+
+
+def test_no_file_is_left_on_a_full_disk(
+    own_server: Callable[..., OwnServer], program: Callable[..., Program], tmp_path: Path
+) -> None:
+    """HDF5 ended the process."""
+    with SharedMemory(url=own_server().url) as shm:
+        *said, left = program(FULL_DISK, fill(shm).url, tmp_path).finish()
+    names = [each.split()[0] for each in said]
+    assert names[:5] == ["x.csv", "x.parquet", "x.nxs", "x.mcap", "x.pdf"] and len(names) > 10
+    assert {each.partition(" ")[2] for each in said} == {"True"} and left == ""
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.nxs", "a.mcap"])

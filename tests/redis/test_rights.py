@@ -565,6 +565,26 @@ def test_the_command_makes_a_file_that_a_server_takes(
                 assert write(dd, "LEFT", 1) == 1
 
 
+def test_an_acl_file_is_never_empty(tmp_path: Path) -> None:
+    """A server that reads an empty one lets everybody in: it stays what it was on a full disk, or isn't there."""
+    (tmp_path / "records.json").write_text(json.dumps(RECORDS))
+
+    def run(limit: str, file: str) -> subprocess.CompletedProcess[str]:
+        command = ["sh", "-c", f'ulimit -f {limit}; exec "$@"', "sh", sys.executable, "-m", "shareddata", "acl"]
+        command += ["-o", file, "records.json"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
+
+    acl.password_hashes(tmp_path / "passwords", list(acl.rights(descfile.load(RECORDS))))
+    old = "user default off\n" * 1000
+    (tmp_path / "users.acl").write_text(old)
+    for file, left in (("users.acl", [old]), ("new.acl", [])):
+        ended = run("0", file)
+        assert ended.returncode == 1 and "File too large" in ended.stderr
+        assert [path.read_text() for path in tmp_path.glob(file)] == left
+    assert run("unlimited", "users.acl").returncode == 0
+    assert (tmp_path / "users.acl").read_text().count("user default off") == 1
+
+
 @pytest.mark.parametrize(
     ("records", "programs", "says"),
     [
