@@ -5,6 +5,8 @@ It knows texts; it must not know any command, server or record. Invariants:
 1. A text that cannot be understood is a UsageError that names the option and shows one that can.
 """
 
+import argparse
+import math
 import shutil
 import sys
 import time
@@ -17,6 +19,25 @@ from shareddata.command import UsageError
 
 SOON = 2.0  # seconds that commands wait for a server when somebody sits before them
 JSON = ("Print JSON, for programs", "flag", "j")
+
+
+def _between(kind: Callable[[str], float], least: float, most: float = math.inf) -> Callable[[str], float]:
+    """Return what makes a number of an option's text, for its annotation."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not least <= value <= most:
+            rest = "or more" if most == math.inf else f"to {most}"
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {least} {rest}")
+        return value
+
+    number.__name__ = kind.__name__  # for argparse's own message
+    return number
+
+
+COUNT = _between(int, 0)
+SECONDS = _between(float, 0)
+PORT = _between(int, 0, 65535)
 
 
 def count(number: int, what: str) -> str:
@@ -75,6 +96,12 @@ def ago(text: str | None, option: str) -> float | None:
             expected = "a time ago like 2h, 2026-07-20T12:00, or seconds since 1970"
             raise UsageError(f"{option}: {text!r}: expected {expected}") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def check_order(begin: float | None, end: float | None, option: str) -> None:
+    """Check that something begins, as an option says, before it ends, as --to says."""
+    if begin is not None and end is not None and begin > end:
+        raise UsageError(f"--to: {when(end)} is before {option}, {when(begin)}")
 
 
 def when(ts: float | None) -> str:

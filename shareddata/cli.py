@@ -266,7 +266,7 @@ def _parse(record: Record, field: Field, text: str) -> object:
 
 @command(
     json=("Print a line of JSON whenever a record changed", "flag", "j"),
-    seconds=("End after so many seconds", "option", "s", float, None, "SECONDS"),
+    seconds=("End after so many seconds", "option", "s", arguments.SECONDS, None, "SECONDS"),
     names=("Records, the most important first; all if none is given", "positional", None, str, None, "NAME"),
 )
 def watch_(where: Where, json: bool = False, seconds: float | None = None, *names: str) -> None:
@@ -295,8 +295,8 @@ def watch_(where: Where, json: bool = False, seconds: float | None = None, *name
         "Where to begin: 0 the oldest that is kept, a time ago like 10min or 2h, seconds since 1970; without it now",
         *("option", "s", str, None, "WHEN"),
     ),
-    count=("End after so many updates", "option", "c", int, None, "COUNT"),
-    timeout=("End after so many seconds without any", "option", "t", float, None, "SECONDS"),
+    count=("End after so many updates", "option", "c", arguments.COUNT, None, "COUNT"),
+    timeout=("End after so many seconds without any", "option", "t", arguments.SECONDS, None, "SECONDS"),
 )
 def tail(
     where: Where,
@@ -338,12 +338,15 @@ def tail(
 
 @command(
     talks=False,
-    folder=("Where its data are; default: $XDG_DATA_HOME/shareddata or ~/.local/share/shareddata", "positional", None),
+    folder=(
+        "Where its data are; default: $XDG_DATA_HOME/shareddata or ~/.local/share/shareddata",
+        *("positional", None, str, None, "FOLDER"),
+    ),
     status=("Tell whether it runs (exit code 1 if not), and start nothing", "flag", "s"),
     stop=("Stop it; what was written is on disk afterwards", "flag", "x"),
     foreground=("Stay until SIGTERM or Ctrl-C, and end the server then: for systemd and containers", "flag", "g"),
     fsync=("everysec: a power cut loses about a second; always: nothing", "option", "f", str, server.FSYNC, "everysec"),
-    port=("Listen on this TCP port too", "option", "p", int, None, "PORT"),
+    port=("Listen on this TCP port too", "option", "p", arguments.PORT, None, "PORT"),
     bind=("Addresses for the TCP port; default: this machine only", "option", "b", str, None, "127.0.0.1"),
 )
 def serve(
@@ -452,7 +455,10 @@ def new(name: str, folder: str = ".") -> None:
 @command(
     talks=False,
     what=("What is shown: devices, arrays, or the page", "positional", None, str, ["devices", "arrays", "page"]),
-    seconds=("How long it is shown; default: 8, the page until Ctrl-C", "option", "s", float, None, "SECONDS"),
+    seconds=(
+        "How long it is shown; default: 8, the page until Ctrl-C",
+        *("option", "s", arguments.SECONDS, None, "SECONDS"),
+    ),
     logs=("Folder for what remains; default: a new one in the temporary folder", "option", "l", str, None, "FOLDER"),
 )
 def demo_(what: str = "devices", seconds: float | None = None, logs: str | None = None) -> None:

@@ -92,7 +92,7 @@ def _recording(recorder: record.Recorder) -> str:
 
 @command(
     json=arguments.JSON,
-    speed=("How many times faster than it was; 0: as fast as possible", "option", "s", float, None, "1"),
+    speed=("How many times faster than it was; 0: as fast as possible", "option", "s", arguments.SECONDS, None, "1"),
     from_=(
         "Where to begin, with the values of that time: 2026-07-20T12:00:00Z, seconds since 1970, or +10min",
         *("option", "f", str, None, "WHEN"),
@@ -130,11 +130,10 @@ def replay_(
     """
     if not sources:
         raise UsageError("give at least one folder, CSV file or server's address")
-    if speed < 0:
-        raise UsageError("--speed must not be below 0")
     names = only.split(",") if only else []
     with where.open() as shm, replay.opened(sources, shm, source_namespace) as source:
         start, end = arguments.time_in(from_, "--from", source.first), arguments.time_in(to, "--to", source.first)
+        arguments.check_order(start, end, "--from")
         with replay.Replay(source, shm, names, speed=speed, start=start, end=end) as play:
             begin = time.monotonic()
             try:
@@ -213,6 +212,7 @@ def export_(
     if time and not log:
         raise UsageError("--time is for logs: records have their own")
     begin, end = arguments.ago(from_, "--from"), arguments.ago(to, "--to")
+    arguments.check_order(begin, end, "--from")
     export.format_of(Path(target), format)  # before anything is waited for
     if recording:
         return _export(rowsources.RecordingSource([recording], names, begin, end), target, format, force, exact)
@@ -254,7 +254,7 @@ _ACTIONS = ("list", "stats", "tail", "trim", "verify")
 @command(
     action=(f"What to do: {', '.join(_ACTIONS)}", "positional", None, str, _ACTIONS, "ACTION"),
     json=arguments.JSON,
-    count=("tail: how many records of those that are there", "option", "c", int, None, "10"),
+    count=("tail: how many records of those that are there", "option", "c", arguments.COUNT, None, "10"),
     follow=("tail: go on with those that are committed later", "flag", "f"),
     below=("trim: drop the records below this number", "option", "b", int, None, "SEQN"),
     buckets=("trim: keep so many buckets, the newest", "option", "k", int, None, "COUNT"),
@@ -346,7 +346,7 @@ def _log_stats(state: logs.State, json: bool) -> int:
 def _log_tail(look: logs.Look, count: int, follow: bool, json: bool) -> int:
     told, restarts, code = 0, 0, 0
     try:
-        for entry in look.tail(max(0, count), follow):
+        for entry in look.tail(count, follow):
             if look.restarts > restarts:
                 restarts = look.restarts
                 print(f"the numbers from {entry.seqn} on are other records now", file=sys.stderr)

@@ -27,7 +27,7 @@ _TOKEN = "SHAREDDATA_PAGE_TOKEN"
 
 @command(
     host=("Address to serve on; other than this machine's own it demands a token", "option", "H", str, None, "ADDRESS"),
-    port=("Port to serve on; 0 for one that is free", "option", "P", int, None, "8000"),
+    port=("Port to serve on; 0 for one that is free", "option", "P", arguments.PORT, None, "8000"),
     write=("Let who has the token write records", "flag", "w"),
     token=(f"File with the token; default: ${_TOKEN}, else a new token", "option", "t", str, None, "FILE"),
     names=("More names that this machine is called by, joined by commas", "option", "N", str, None, "NAMES"),
@@ -150,6 +150,7 @@ def plot_(
     if output:
         plot.check(Path(output))  # before anything is waited for
     begin, end = arguments.ago(since, "--since"), arguments.ago(to, "--to")
+    arguments.check_order(begin, end, "--since")
     if recording:
         return _plot(rowsources.RecordingSource([recording], [name], begin, end), fields, output)
     with where.open(arguments.SOON) as shm:
@@ -183,7 +184,10 @@ def _place(drawing: plot.Drawing, number: float) -> str:
 @command(
     output=("Where to write: .html or .md; without it Markdown is printed", "option", "o", str, None, "FILE"),
     title=("What stands above it", "option", "t", str, None, "TITLE"),
-    live=("Look for so many seconds at who reads and writes on the server", "option", "l", float, None, "SECONDS"),
+    live=(
+        "Look for so many seconds at who reads and writes on the server",
+        *("option", "l", arguments.SECONDS, None, "SECONDS"),
+    ),
     files=("Data descriptions; without any, those on the server", "positional", None, str, None, "FILE"),
 )
 def docs_(

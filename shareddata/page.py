@@ -9,7 +9,6 @@ look like or how values are kept up to date. Invariants:
 """
 
 import importlib.util
-import os
 import socket
 import threading
 import time
@@ -164,6 +163,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise OSError(f"{host}, port {port}: {os.strerror(error.errno or 0)}: take another --port or --host") from None
+        why = str(error.strerror).partition(" (while")[0]  # an unknown host's errno is none of the system's
+        raise OSError(f"{host}, port {port}: {why}: take another --port or --host") from None
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     return listener

@@ -26,7 +26,10 @@ _LONGEST = 60  # characters of a value in a line
 @command(
     action=(f"What to do: {', '.join(_ACTIONS)}", "positional", None, str, _ACTIONS, "ACTION"),
     json=arguments.JSON,
-    count=("watch: end after so many values; snapshot --follow: so many packs", "option", "c", int, None, "COUNT"),
+    count=(
+        "watch: end after so many values; snapshot --follow: so many packs",
+        *("option", "c", arguments.COUNT, None, "COUNT"),
+    ),
     follow=("snapshot: one of each pack from now on, until Ctrl-C", "flag", "f"),
     compress=("snapshot: level of compression, 0 (none) to 9", "option", "z", int, None, "0"),
     names=(

@@ -648,6 +648,8 @@ def test_port_that_is_taken(url: str, tank: SharedMemory, page: Page) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=os.environ)
     assert done.returncode == 1
     assert done.stderr.strip().endswith(f"port {page.port}: Address already in use: take another --port or --host")
+    with pytest.raises(OSError, match="nobody.invalid, port 0: .*(not known|resolution): take another --port"):
+        Page(tank, host="nobody.invalid", port=0)
 
 
 @ANY_SERVER

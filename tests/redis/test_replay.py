@@ -404,7 +404,7 @@ def test_the_server_goes(own_server: Callable[..., OwnServer], tmp_path: Path) -
     ("arguments", "code", "says"),
     [
         ([], 2, "give at least one folder, CSV file or server's address"),
-        (["--speed", "-1", "x"], 2, "--speed must not be below 0"),
+        (["--speed", "-1", "x"], 2, "--speed: '-1': expected 0 or more"),
         (["--from", "yesterday", "FOLDER"], 2, "--from: 'yesterday': expected a time like"),
         (["--only", "A,B", "FOLDER"], 1, "no record 'A' is in what is to be played: there are PUMP, TANK"),
         (["/none"], 1, "/none: there is no such folder or file"),
