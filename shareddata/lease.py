@@ -304,8 +304,8 @@ class _Patience:
             rest, before = int(self._connection.ask("PTTL", key)), self._rest.get(name)
             if before is not None and rest > before:
                 raise WriterConflict(
-                    f"{self._connection.address.shown}, record {name}: {who(holder)}: run one copy only, or take over "
-                    "with --take-over (in Python: DataDict(..., take_over=True))"
+                    f"{self._connection.address.shown}, record {name}: {who(holder)}: run one copy only, or take over: "
+                    "--take-over of a handler, in Python DataDict(..., take_over=True)"
                 )
             self._rest[name] = rest
             waiting = waiting or rest >= 0

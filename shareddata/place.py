@@ -12,6 +12,7 @@ for. Invariants:
 """
 
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -77,10 +78,15 @@ class Place:
     def begin(self, connection: Connection, since: float | str | None) -> None:
         """Go to where reading is to begin: see `Follower`.
 
+        Raises:
+            ValueError: a text that is no entry's id.
+
         Redis: MULTI, XRANGE, XINFO STREAM, EXEC.
         """
         self._opened = connection.opened
         if isinstance(since, str):
+            if not re.fullmatch(r"\d+(-\d+)?", since):
+                raise ValueError(f"since={since!r}: expected seconds since 1970, or an entry's id like '1784540000-0'")
             start = since
         elif since:
             start = f"{max(0, int(since * 1000) - 1)}-18446744073709551615"

@@ -60,12 +60,14 @@ class Folder:
         begun: where each record's recording began: what to go on from when it has no file yet.
 
     Raises:
-        SharedDataError: another program writes there, or it is the recording of another namespace.
+        SharedDataError: another program writes there, or it is the recording of another namespace, or a file.
         OSError: it cannot be made or read.
     """
 
     def __init__(self, path: str | Path, namespace: str = "") -> None:
         self.path = Path(path)
+        if self.path.is_file():
+            raise SharedDataError(f"{self.path}: is a file: a recording is a folder: give another name")
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -257,6 +257,12 @@ def test_a_history_bounded_by_time(dd: DataDict, client: redis.Redis, eventually
     assert float(newest[b"ts"]) - float(oldest[b"ts"]) < 3
 
 
+@pytest.mark.parametrize("since", ["1h", "", "-", "2026-07-20", "0-0-0"])
+def test_a_text_that_is_no_place(dd: DataDict, since: str) -> None:
+    with pytest.raises(ValueError, match=f"since='{since}': expected seconds since 1970, or an entry's id like"):
+        dd.follow_data("LONG", since=since)
+
+
 def test_a_record_without_history(dd: DataDict) -> None:
     with pytest.raises(ValueError, match="NONE.*history.*listen_to_datas"):
         dd.follow_data("NONE")

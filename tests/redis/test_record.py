@@ -322,3 +322,9 @@ def test_the_command_refuses(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert says in capsys.readouterr().err
+
+
+def test_a_recording_is_no_file(shm: SharedMemory, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").touch()
+    with pytest.raises(SharedDataError, match="x.csv: is a file: a recording is a folder: give another name"):
+        Recorder(shm, tmp_path / "x.csv")
