@@ -20,7 +20,7 @@ logged and counted. `set(record, values, ts=None)` writes a record that --write 
 
 The network is set by HEROS_ZENOH_CONFIG (JSON of zenoh's configuration), and --zone, their realm. It knows no passwords
 of its own: TLS and users are zenoh's. heros needs an older cbor2 than shareddata[arrays]: give this bridge an
-environment of its own, `pip install 'shareddata[heros]'`.
+environment of its own, `pip install '.[heros]'` in a checkout.
 """
 import logging
 import threading
