@@ -22,6 +22,7 @@ FORMATS = {".html": "interface.html.jinja", ".md": "interface.md.jinja"}
 """The template for a document, by its file's extension."""
 
 _LINE, _WIDTH, _GAP = 26, 230, 150  # of a diagram: the height of a line, the width of a box, what is between two boxes
+_EDGES, _CHARACTERS = 500, 49_000  # what Mermaid draws, unless it is told to draw more
 
 
 class FieldRow(NamedTuple):
@@ -142,6 +143,11 @@ def diagram(chapters: Sequence[Chapter]) -> Diagram | None:
     return Diagram(width, most * _LINE, boxes, lines)
 
 
+def _line(text: str) -> str:
+    """Return a text in one line, and nothing that is not printable: it may be shown on a terminal."""
+    return table.clean(" ".join(text.split()))
+
+
 def _in_order(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
@@ -155,7 +161,8 @@ def _markdown(text: str) -> str:
     >>> print(_markdown("a|b_c <i>"))
     a\|b\_c \<i\>
     """
-    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", " ".join(text.split()))
+    plain = re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", _line(text))
+    return re.sub(r"^(\d*)([-+.)])(?=[\s-]|$)", r"\1\\\2", plain)  # else it begins a list, or is a rule
 
 
 def _anchor(name: str) -> str:
@@ -164,7 +171,7 @@ def _anchor(name: str) -> str:
 
 
 def flowchart(chapters: Sequence[Chapter]) -> list[str]:
-    """Return who writes to whom as the lines of a Mermaid flowchart."""
+    """Return who writes to whom as the lines of a Mermaid flowchart; none when they are more than Mermaid draws."""
     writers = _in_order(name for chapter in chapters for name in chapter.writers)
     readers = _in_order(name for chapter in chapters for name in chapter.readers)
     lines = [f"w{i}[{_label(name)}]" for i, name in enumerate(writers)]
@@ -174,8 +181,9 @@ def flowchart(chapters: Sequence[Chapter]) -> list[str]:
             lines.append(f"r{number}[({_label(chapter.name)})]")
             lines += [f"w{writers.index(name)} --> r{number}" for name in chapter.writers]
             lines += [f"r{number} --> d{readers.index(name)}" for name in chapter.readers]
-    return lines
+    edges, size = sum(" --> " in line for line in lines), sum(map(len, lines)) + 5 * len(lines)
+    return lines if edges <= _EDGES and size < _CHARACTERS else []
 
 
 def _label(name: str) -> str:
-    return '"' + re.sub(r'["#;<>&]', lambda found: f"#{ord(found[0])};", name) + '"'
+    return '"' + re.sub(r'["#;<>&`\\]', lambda found: f"#{ord(found[0])};", _line(name)) + '"'

@@ -9,6 +9,7 @@ import pytest
 
 from shareddata import descfile, interface
 from shareddata.datadesc import Record, parse_record
+from shareddata.table import clean
 from shareddata.uses import Uses
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,7 @@ def test_everything_is_in_it(template: str) -> None:
 
 def test_one_record_in_markdown() -> None:
     text = interface.document({"TANK__measures": TANK}, ".md", "USV 1", USES)
-    assert text.startswith("# USV 1\n\n1 records.")
+    assert text.startswith("# USV 1\n\n1 record. Every")
     assert "| level | float | m | 0 to 1.9, others are refused | 0.5 | above\\_the \\*bottom\\* |" in text
     assert "| image | array \\<f4 2x3 |  |  | 0.0 |  |" in text
     assert "What is \\<in\\> the \\| tank." in text
@@ -88,7 +89,50 @@ def test_one_record_in_html() -> None:
     assert "0 to 1.9, others are refused" in plain and 'A "B" <c>' in plain
     assert "http" not in text and "<script" not in text
     assert text.count("<path") == 3, "two writers, a reader"
+    long = interface.document({"A": parse_record("A", {"owner": "O" * 40, "fields": HEAD})}, ".html")
+    assert f"<title>{'O' * 40}</title>" in long and f">{'O' * 31}…</text>" in long
     assert html.escape("What is <in> the | tank.") in text
+
+
+HOSTILE = (
+    "- item", "1. first", "10) tenth", "+", "---", "> quote", "# head", "a | b", "```", "*b*", "~~s~~", "<script>",
+    "&lt;", "a&copy;", "[x](y)", "\\", "a\\|b", "$x$", "one\ntwo", "<!-- c -->", "-1.5 or 0.5", "\x1b[2J \x9b\x00",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_texts_stay_texts_in_markdown(text: str) -> None:
+    markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
+    fields = [*HEAD, ["x", 0.0, {"unit": "m", "doc": text}]]
+    made = interface.document({"A": parse_record("A", {"doc": text, "owner": text, "fields": fields})}, ".md", text)
+    assert made.replace("\n", "").isprintable(), "it may be shown on a terminal"
+    parser = Shown()
+    parser.feed(markdown_it.MarkdownIt("gfm-like", {"linkify": False}).render(made))
+    assert not parser.strange
+    assert parser.text.count(clean(" ".join(text.split()))) >= 5, "title, table, chapter, its field"
+
+
+class Shown(HTMLParser):
+    """What a reader of a page sees, and what else is in it than the template has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text, self.strange = "", set[str]()
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in ("h1", "h2", "h3", "p", "a", "code", "pre", "table", "thead", "tbody", "tr", "th", "td"):
+            self.strange.add(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_diagram_that_mermaid_would_not_draw_is_left_out() -> None:
+    records = {f"R{n}": parse_record(f"R{n}", {"owner": "HDL", "fields": [*HEAD, ["x", 0]]}) for n in range(501)}
+    assert "```mermaid" in interface.document(dict(list(records.items())[:500]), ".md")
+    text = interface.document(records, ".md")
+    assert "```" not in text and "more lines than Mermaid draws" in text and text.count("| HDL |") == 2 * 501
+    assert interface.document(records, ".html").count("<path") == 501
 
 
 @pytest.mark.parametrize("template", [".md", ".html"])
