@@ -140,7 +140,7 @@ class Record:
     def _show(self, trame: tuple[Any, ...]) -> str:
         """Return a trame as notebooks show it."""
         outside = self.out_of_limits(trame)
-        units = [f"{f.unit}, out of limits" if f.name in outside else f.unit for f in self.fields]
+        units = [", ".join(filter(None, (f.unit, "out of limits" * (f.name in outside)))) for f in self.fields]
         rows = [(f.name, value, unit) for f, value, unit in zip(self.fields, trame, units)]
         return table(self.name, ["field", "value", "unit"], rows)
 

@@ -59,6 +59,8 @@ def test_trame() -> None:
     assert shown(trame)[1:] == [
         *(["ts", "5.0", ""], ["sender", "HDL", ""], ["level", "2.5", "m, out of limits"], ["note", "<script>", ""])
     ]
+    count = parse_record("N", [["ts", 0.0], ["sender", ""], ["n", 0, {"max": 1}]])
+    assert shown(count.trame(5.0, "HDL", 2))[3] == ["n", "2", "out of limits"]
     assert trame == (5.0, "HDL", 2.5, "<script>") and trame._fields == ("ts", "sender", "level", "note")
 
 
