@@ -157,15 +157,16 @@ class Outgoing:
         self._ahead: dict[str, list[bytes]] = {}  # gone out at the start, before the history came to it
         self._damages: dict[str, str] = {}  # that are counted
         self._places: dict[str, Place] = {}
-        self._end = threading.Event()
+        self._begun, self._end = threading.Event(), threading.Event()
         for pattern in patterns:
             if not selected(self._shm.names(), [pattern]):
                 self._shm.describe(pattern)  # an UnknownData that names near ones
         self._thread = threading.Thread(target=self._run, name="outgoing", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Begin; what is written after this goes out each by each, a server that answers provided."""
         self._thread.start()
+        self._begun.wait(_AGAIN)
 
     def close(self) -> None:
         """Hand over what was written until now, and end the thread."""
@@ -209,6 +210,7 @@ class Outgoing:
                 if ending or time.monotonic() - looked >= period:
                     looked = time.monotonic()
                     self._look(dd, layouts, histories)
+                    self._begun.set()
                 for name, entries in histories.news(0.0 if ending else min(_WAIT, period)).items():
                     self._entries(layouts[name], entries)
                 missed = self._count_missed(histories, missed)
