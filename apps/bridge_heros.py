@@ -28,13 +28,15 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shareddata.bridge import Bridge, Tally, Update
+from shareddata.bridge import Bridge
 from shareddata.errors import EventsFull, ServerTimeout, ServerUnreachable, SharedDataError
 from shareddata.events import Emitter
 from shareddata.handler import Handler, needs, program
 from shareddata.memory import SharedMemory
 from shareddata.names import check_log_name, check_name
+from shareddata.outgoing import Update
 from shareddata.table import clean
+from shareddata.tally import Tally
 
 log = logging.getLogger("shareddata")
 

@@ -39,11 +39,13 @@ from contextlib import suppress
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from shareddata.bridge import Bridge, Tally, Update
+from shareddata.bridge import Bridge
 from shareddata.errors import ServerSetupError, SharedDataError
 from shareddata.handler import Handler, needs, program
 from shareddata.login import check_typed, login
+from shareddata.outgoing import Update
 from shareddata.table import clean, dumps
+from shareddata.tally import Tally
 
 log = logging.getLogger("shareddata")
 

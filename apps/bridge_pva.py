@@ -30,10 +30,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shareddata.bridge import Bridge, Update, selected
+from shareddata.bridge import Bridge
 from shareddata.datadesc import Field, Record
 from shareddata.errors import SharedDataError
 from shareddata.handler import Handler, needs, program
+from shareddata.outgoing import Update, selected
 from shareddata.table import clean, dumps
 
 log = logging.getLogger("shareddata")

@@ -219,11 +219,17 @@ class _Clock(ServerClock):
         if self._asking is None or self._asking.done():
             self._asking = loop.run_in_executor(None, super()._measure)
 
+    async def settled(self) -> None:
+        """Wait until nobody asks: who asked on a connection that is closed would open another one."""
+        if self._asking is not None:
+            await asyncio.wait([self._asking])
+
 
 class _Memory(memory.SharedMemory):
     """A shared memory whose connections wait in the event loop; its own, for descriptions, waits in worker threads."""
 
     _clock = _Clock
+    clock: _Clock
 
     def __init__(self, pool: Executor, *args: Any, **options: Any) -> None:
         self.pool = pool
@@ -283,7 +289,11 @@ class SharedMemory:
         return made
 
     async def __aexit__(self, *_: object) -> None:
-        self.close()
+        try:
+            if self._memory is not None:
+                await self._memory.clock.settled()
+        finally:
+            self.close()
 
     @property
     def memory(self) -> memory.SharedMemory:

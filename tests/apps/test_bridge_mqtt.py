@@ -11,9 +11,9 @@ from shareddata.apps.bridge_mqtt import message, place, topic_of, understood
 
 from certificates import certificates
 from shareddata import DataDict, SharedMemory
-from shareddata.bridge import Update, selected
 from shareddata.datadesc import parse_record
 from shareddata.errors import ServerSetupError
+from shareddata.outgoing import Update, selected
 
 mosquitto = pytest.importorskip("mosquitto", reason="paho-mqtt is not installed")
 if mosquitto.EXECUTABLE is None:

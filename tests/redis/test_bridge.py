@@ -8,8 +8,10 @@ import pytest
 
 from servers import empty
 from shareddata import DataDict, SharedMemory
-from shareddata.bridge import Incoming, Outgoing, Tally, Update
 from shareddata.handler import Handler
+from shareddata.incoming import Incoming
+from shareddata.outgoing import Outgoing, Update
+from shareddata.tally import Tally
 
 HEAD = [["ts", 0.0], ["sender", ""]]
 OVEN = [*HEAD, ["temperature", 0.0], ["cycle", 0], ["mode", "off"]]
