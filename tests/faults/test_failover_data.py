@@ -14,7 +14,7 @@ import pytest
 import machines
 from servers import EXECUTABLES
 from shareddata import DataDict, ServerError, SharedMemory, TSLog, Unconfirmed, WriterConflict
-from troop import MISSING, Cluster, Trio
+from troop import MISSING, Cluster, Member, Trio
 from waiting import eventually
 
 Troop = Trio | Cluster
@@ -199,6 +199,13 @@ def apart(request: pytest.FixtureRequest, network: machines.Machines) -> Iterato
     troop.close()
 
 
+def elected_elsewhere(apart: Troop, master: Member) -> None:
+    """Wait until the machines that a master is cut off from have another one."""
+    everybody = apart.sentinels if isinstance(apart, Trio) else apart.servers
+    others = [each for each in everybody if each.host != master.host]
+    eventually(lambda: (m := apart.master(others)) is not None and m is not master, 45, "another master")
+
+
 @pytest.mark.parametrize("apart", ALL, indirect=True)
 def test_the_master_is_cut_off(apart: Troop, network: machines.Machines) -> None:
     """Programs elsewhere go on with the next one; what those beside it had confirmed is there afterwards."""
@@ -224,9 +231,7 @@ def test_the_master_is_cut_off(apart: Troop, network: machines.Machines) -> None
         thread.start()
         beside.reach(50)
         network.cut(number)
-        others = [each for each in (apart.sentinels if isinstance(apart, Trio) else apart.servers)
-                  if each.host != master.host]
-        eventually(lambda: (m := apart.master(others)) is not None and m is not master, 45, "another master")
+        elected_elsewhere(apart, master)
         elected = time.monotonic()
         with SharedMemory(url=apart.url, namespace=apart.namespace) as here, DataDict("HERE", here) as writing:
             (data,) = writing.set_datas_to_write(["COUNT"])
@@ -271,6 +276,7 @@ def test_what_is_lost_in_which_set_up(apart: Troop, network: machines.Machines) 
                 if how == "cut":
                     network.cut(number)
                     time.sleep(6)  # not awaited: the length of the outage is what is measured
+                    elected_elsewhere(apart, master)  # Sentinels wait for six seconds after the last election
                     network.mend()
                     apart.elected(master, 45)
                 else:
