@@ -126,7 +126,7 @@ def limit_text(field: Field, value: Any) -> str:
         return ""
     if math.isnan(value):
         return "not a number"
-    return f"above {field.max:g}" if field.max is not None and value > field.max else f"below {field.min:g}"
+    return f"above {field.max:.10g}" if field.max is not None and value > field.max else f"below {field.min:.10g}"
 
 
 def range_text(field: Field) -> str:
@@ -136,10 +136,10 @@ def range_text(field: Field) -> str:
     '0 to 1.9'
     """
     if field.min is not None and field.max is not None:
-        return f"{field.min:g} to {field.max:g}"
+        return f"{field.min:.10g} to {field.max:.10g}"
     if field.min is not None:
-        return f"at least {field.min:g}"
-    return f"at most {field.max:g}" if field.max is not None else ""
+        return f"at least {field.min:.10g}"
+    return f"at most {field.max:.10g}" if field.max is not None else ""
 
 
 def age_text(seconds: float | None) -> str:
@@ -257,11 +257,16 @@ def clip(text: str, width: int) -> str:
     >>> clip("BATTERY__measures", 10)
     'BATTERY__~'
     """
-    if width_of(text) <= width:
+    if text.isascii() and len(text) <= width:
         return text
-    while text and width_of(text) > width - 1:
-        text = text[:-1]
-    return text + "~" if width > 0 else ""
+    used = kept = 0  # columns so far; characters that leave room for the ~
+    for count, character in enumerate(text, 1):
+        used += width_of(character)
+        if used > width:
+            return text[:kept] + "~" if width > 0 else ""
+        if used < width:
+            kept = count
+    return text
 
 
 def pad(text: str, width: int, right: bool = False) -> str:

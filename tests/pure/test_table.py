@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from shareddata.table import (
     limit_text,
     line,
     pad,
+    range_text,
     rate_text,
     time_text,
     value_text,
@@ -169,6 +171,21 @@ def test_clip_and_pad(text: str, width: int) -> None:
     assert width_of(clip(text, width)) <= width
     assert width_of(pad(text, width)) == width
     assert clip(text, 1000) == text
+
+
+def test_a_long_text_is_clipped_at_once() -> None:
+    """A character that is not ASCII in a text of a megabyte took minutes."""
+    begin = time.process_time()
+    assert clip("ü" * 1_000_000, 5) == "üüüü~"
+    assert clip("\u6e29" * 1_000_000, 6) == "\u6e29\u6e29~"
+    assert clip("x" * 1_000_000, 5) == "xxxx~"
+    assert time.process_time() - begin < 1
+
+
+def test_limits_are_told_as_exactly_as_values() -> None:
+    field = Field("pressure", "float", 0.0, min=986.25, max=1013.255)
+    assert range_text(field) == "986.25 to 1013.255"
+    assert limit_text(field, 1013.26) == "above 1013.255"
 
 
 @given(
