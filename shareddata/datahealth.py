@@ -165,6 +165,9 @@ def _others(facts: Facts) -> dict[str, tuple[int, int]]:
 def cursors(facts: Facts, files: Mapping[str, Record]) -> Iterator[Finding]:
     """Whether readers hold logs back, or have lost records; whether archivers leave events."""
     for state in logs.states(facts.shm):
+        if state.damage:
+            yield Finding("logs", WRONG, clean(state.damage))
+            continue
         for reader in state.cursors:
             lost, lag = state.missing(reader), state.lag(reader)
             who_reads = f"log {state.name}: {clean(reader)}"

@@ -303,20 +303,22 @@ def log(
 
 def _log_list(shm: SharedMemory, json: bool) -> int:
     states = logs.states(shm)
+    damaged = [state.damage for state in states if state.damage]
     if json:
         print(table.dumps({state.name: state.as_json() for state in states}, indent=1))
-        return 0
+        return int(bool(damaged))
     if not states:
         print(f"{shm.url}: there is no log", file=sys.stderr)
         return 0
     rows = [("LOG", "FORMATS", "FIRST", "LAST", "RECORDS", "BYTES", "READERS")]
-    for state in states:
+    for state in (each for each in states if not each.damage):
         readers = ", ".join(f"{table.clean(cursor)} {state.lag(cursor)} behind" for cursor in state.cursors)
         size = "?" if state.size is None else str(state.size)
         shape = state.shape if state.made else "unknown"
         rows.append((state.name, shape, str(state.first), str(state.last), str(state.length), size, readers))
     print("\n".join(table.grid(rows, right=[2, 3, 4, 5])))
-    return 0
+    print("".join(f"{table.clean(damage)}\n" for damage in damaged), end="", file=sys.stderr)
+    return int(bool(damaged))
 
 
 def _log_stats(state: logs.State, json: bool) -> int:

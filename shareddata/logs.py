@@ -11,7 +11,7 @@ or terminals. Invariants:
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -63,6 +63,7 @@ class State:
         size: bytes that it takes in the server's memory, None where the server does not tell.
         writer: who stored last: host, pid, program, since; nothing when nobody has.
         durability: what a commit means on this server.
+        damage: why there is no more to know, "" where there is.
     """
 
     name: str
@@ -77,6 +78,7 @@ class State:
     size: int | None
     writer: Mapping[str, Any]
     durability: str
+    damage: str = ""
 
     @property
     def shape(self) -> str:
@@ -89,7 +91,7 @@ class State:
             name: {"committed": cursor, "lag": self.lag(name), "missing": self.missing(name)}
             for name, cursor in self.cursors.items()
         }
-        own = {name: getattr(self, name) for name in _PLAIN}
+        own = {name: getattr(self, name) for name in _PLAIN} | ({"damage": self.damage} if self.damage else {})
         return {**own, "formats": [form.text for form in self.formats], "readers": readers, "writer": dict(self.writer)}
 
     def _repr_html_(self) -> str:
@@ -152,6 +154,7 @@ class Look:
 
     Raises:
         UnknownData: there is no such log; the message names near ones.
+        LogFormatError: another program wrote what tells of its format.
 
     Attributes:
         missed: records that were dropped before `tail` could read them.
@@ -169,12 +172,12 @@ class Look:
         try:
             made = self._read_made()
             self._writer = self._read_writer()
+            shape = self._parsed(made, made_key, formats=list, record_size=int, bucket_size=int)
+            self.formats = tuple(map(Format, shape.get("formats", ())))
         except BaseException:
             self._connection.close()
             raise
         self._made = made is not None
-        shape = json.loads(made or b"{}")
-        self.formats = tuple(Format(text) for text in shape.get("formats", ()))
         self.record_size: int = shape.get("record_size", 0)
         self.bucket_size: int = shape.get("bucket_size", 0)
 
@@ -196,6 +199,22 @@ class Look:
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {len(there)}: `shareddata log list`"
             raise UnknownData(f"{self._shm.url}: no log {self.name!r}: {hint}")
         return made
+
+    def _parsed(self, text: bytes | None, key: Callable[[str], str], **kinds: type) -> dict[str, Any]:
+        """Return what one of the log's keys holds.
+
+        Raises:
+            LogFormatError: it holds something else than a log's.
+        """
+        try:
+            found = json.loads(text or b"{}")
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict) and all(isinstance(found.get(name, kind()), kind) for name, kind in kinds.items()):
+            return found
+        raise LogFormatError(
+            f"log {self.name}: found {(text or b'')[:60]!r} in the key {key(self.stream.key)}: another program wrote it"
+        )
 
     def _read_writer(self) -> bytes | None:
         writer: bytes | None = self._connection.ask("GET", writer_key(self.stream.key))
@@ -235,7 +254,7 @@ class Look:
         return State(
             *(self.name, self.formats, self.record_size, self.bucket_size, self._made),
             *(first or extent.last + 1, extent.last, extent.length, extent.cursors, self._size()),
-            writer=json.loads(self._read_writer() or b"{}"),
+            writer=self._parsed(self._read_writer(), writer_key),
             durability=durability(self._connection),
         )
 
@@ -414,12 +433,17 @@ def names(shm: SharedMemory) -> list[str]:
 
 
 def states(shm: SharedMemory) -> list[State]:
-    """Return what there is to know of each log.
+    """Return what there is to know of each log; one that cannot be looked at is told of, and does not hide the others.
 
     Redis: SCAN, and as `Look.state`.
     """
     found = []
     for name in names(shm):
-        with Look(shm, name) as log:
-            found.append(log.state())
+        try:
+            with Look(shm, name) as log:
+                found.append(log.state())
+        except UnknownData:
+            continue  # removed just now, or a key that only begins like a log's
+        except (ServerRefused, LogFormatError) as error:
+            found.append(State(name, (), 0, 0, False, 1, 0, 0, {}, None, {}, "", damage=str(error)))
     return found

@@ -80,7 +80,8 @@ class Numbered:
             if "no such key" in str(error):
                 return Extent(0, 0, {})
             raise
-        cursors = {group[b"name"].decode(): _number(group[b"last-delivered-id"]) for group in groups}
+        names = [group[b"name"].decode(errors="backslashreplace") for group in groups]
+        cursors = {name: _number(group[b"last-delivered-id"]) for name, group in zip(names, groups)}
         return Extent(_number(info[b"last-generated-id"]), info[b"length"], cursors)
 
     def read(self, after: int, count: int, beside: bytes = b"") -> tuple[list[tuple[int, bytes, bytes]], Any]:

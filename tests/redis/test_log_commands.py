@@ -13,6 +13,7 @@ from servers import OwnServer, plain_client
 from shareddata import SharedMemory, logs
 from shareddata.errors import DecodeError, SharedDataError, UnknownData
 from shareddata.logs import Look
+from shareddata.names import made_key
 from shareddata.tslog import TSLog
 
 Said = tuple[int, str, str]
@@ -51,6 +52,30 @@ def test_list(engine: TSLog, shm: SharedMemory, call: Call) -> None:
     assert found["engine/slow"]["readers"]["reader:0"] == {"committed": 55, "lag": 45, "missing": 0}
     with plain_client(shm.url) as client:
         assert found["engine/slow"]["size"] == client.memory_usage("tslog:engine/slow")
+
+
+def test_damaged_logs_do_not_hide_the_others(engine: TSLog, shm: SharedMemory, call: Call) -> None:
+    with plain_client(shm.url) as client:
+        client.set("tslog:other:key", "x")  # of another program: no log has such a key
+        client.set("tslog:text", "x")
+        damaged = {"broken": "{", "list": "[]", "number": '{"formats": 5}', "size": '{"record_size": ""}'}
+        for name, made in damaged.items():
+            client.xadd(f"tslog:{name}", {"0": "x"})
+            client.set(made_key(f"tslog:{name}"), made)
+        client.xgroup_create("tslog:engine/slow", b"\xff\x1b", "1-0")
+    found = {state.name: state for state in logs.states(shm)}
+    assert set(found) == {"broken", "engine/slow", "list", "number", "size", "text"}
+    assert "wrong kind of value" in found["text"].damage and "found b'{' in the key" in found["broken"].damage
+    assert all(found[name].damage for name in ("list", "number", "size"))
+    assert found["engine/slow"].lag("\\xff\x1b") == 99
+    code, out, err = call("list")
+    assert code == 1 and [line.split()[0] for line in out.splitlines()] == ["LOG", "engine/slow"]
+    assert len(err.splitlines()) == 5 and "another program wrote it" in err
+    assert json.loads(call("list", "--json")[1])["text"]["damage"] == found["text"].damage
+    said = call("stats", "broken")
+    assert said[0] == 1 and "found b'{' in the key" in said[2]
+    engine.store(100, 1.0)
+    assert engine.commit() == 101, "who writes is not disturbed by a reader with such a name"
 
 
 def test_list_of_a_namespace(shm: SharedMemory, call: Call) -> None:
