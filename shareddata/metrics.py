@@ -20,13 +20,28 @@ from shareddata.table import View
 
 MEDIA_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-_UNITS = {
-    **{"V": "volts", "A": "amperes", "W": "watts", "C": "coulombs", "J": "joules", "K": "kelvin", "degC": "celsius"},
-    **{"s": "seconds", "Hz": "hertz", "B": "bytes", "m": "meters", "g": "grams", "kg": "kilograms", "N": "newtons"},
-    **{"Pa": "pascals", "deg": "degrees", "rad": "radians", "1": "ratio", "%": "percent", "lx": "lux", "T": "teslas"},
-    **{"Ohm": "ohms", "F": "farads", "H": "henries", "l": "liters", "ms": "milliseconds", "min": "minutes"},
-    **{"h": "hours", "mm": "millimeters", "km": "kilometers", "rpm": "rpm", "mV": "millivolts", "mA": "milliamperes"},
+_BASES = {
+    **{"V": "volts", "A": "amperes", "W": "watts", "C": "coulombs", "J": "joules", "K": "kelvin", "bar": "bar"},
+    **{"s": "seconds", "Hz": "hertz", "B": "bytes", "m": "meters", "g": "grams", "N": "newtons", "Nm": "newton_meters"},
+    **{"Pa": "pascals", "deg": "degrees", "rad": "radians", "lx": "lux", "T": "teslas", "Wh": "watt_hours"},
+    **{"Ohm": "ohms", "F": "farads", "H": "henries", "l": "liters", "L": "liters", "Ah": "ampere_hours"},
 }
+_PREFIXES = {
+    **{"p": "pico", "n": "nano", "u": "micro", "m": "milli", "c": "centi", "d": "deci"},
+    **{"h": "hecto", "k": "kilo", "M": "mega", "G": "giga", "T": "tera"},
+}
+_UNITS = {
+    **{prefix + base: word + _BASES[base] for prefix, word in _PREFIXES.items() for base in _BASES},
+    **_BASES,
+    **{"degC": "celsius", "1": "ratio", "%": "percent", "min": "minutes", "h": "hours", "rpm": "rpm"},
+    **{"count": "counts", "pH": "ph", "dB": "decibels"},
+}
+_SIGNS = str.maketrans({
+    **{"\N{MICRO SIGN}": "u", "\N{GREEK SMALL LETTER MU}": "u", "\N{DEGREE SIGN}": "deg", "\N{MIDDLE DOT}": "."},
+    **{"\N{OHM SIGN}": "Ohm", "\N{GREEK CAPITAL LETTER OMEGA}": "Ohm"},
+    **{"\N{SUPERSCRIPT TWO}": "2", "\N{SUPERSCRIPT THREE}": "3", "^": ""},
+})  # fmt: skip
+_POWERS = {"2": "_squared", "3": "_cubed"}
 _KEPT = ("total", "count", "sum", "bucket", "created", "info", "gcount", "gsum")
 
 
@@ -53,23 +68,27 @@ def text(views: Sequence[View], logs: Iterable[State], now: float) -> str:
     for view in views:
         _add_record(families, view, now)
     for view in views:
-        if view.written and not view.notes(now):
+        if _usable(view, now):
             _add_values(families, view)
     for log in logs:
-        _add_log(families, log)
+        if not log.damage:
+            _add_log(families, log)
     return "".join(_lines(name, family) for name, family in families.items()) + "# EOF\n"
+
+
+def _usable(view: View, now: float) -> bool:
+    return view.written and not view.damage and not view.stale(now)
 
 
 def _add_record(families: dict[str, _Family], view: View, now: float) -> None:
     labels = {"record": view.record.name}
-    age = view.age(now)
-    old = bool(view.notes(now))
+    age, usable = view.age(now), _usable(view, now)
     known: list[tuple[str, str, str, float | None]] = [
         ("shareddata_record_age_seconds", "seconds", "Time since the record's time stamp.", age),
         ("shareddata_record_rate_hertz", "hertz", "Writes of the record per second.", view.rate),
-        ("shareddata_record_usable", "", "1 if the record has a value that is not old, else 0.", float(not old)),
+        ("shareddata_record_usable", "", "1 if the record has a value that is not old, else 0.", float(usable)),
     ]
-    if view.trame is not None and not old:
+    if usable:
         outside = float(len(view.record.out_of_limits(view.trame)))
         known.append(("shareddata_record_fields_out_of_limits", "", "Fields whose value is out of limits.", outside))
     for name, unit, what, value in known:
@@ -94,7 +113,7 @@ def _add_log(families: dict[str, _Family], log: State) -> None:
     if log.size is not None:
         _sample(families, "shareddata_log_size_bytes", "bytes", "Memory that the log takes.", labels, log.size)
     for reader in log.cursors:
-        own = labels | {"reader": reader}
+        own = labels | {"reader": table.clean(reader)}
         what = "Records that a reader has not committed yet."
         _sample(families, "shareddata_log_reader_lag_records", "records", what, own, log.lag(reader))
         what = "Records that were dropped before a reader had committed them."
@@ -113,12 +132,23 @@ def unit_of(each: Field) -> str:
     >>> [unit_of(Field("x", "float", 0.0, unit=unit)) for unit in ("V", "m/s", "1", "")]
     ['volts', 'meters_per_second', 'ratio', '']
     """
-    over, _, under = each.unit.partition("/")
-    squared = under[-1:] in ("2", "²")
-    under = under[:-1] if squared else under
-    if under and over in _UNITS and under in _UNITS:
-        return f"{_UNITS[over]}_per_{re.sub('(?<!u)s$', '', _UNITS[under])}{'_squared' if squared else ''}"
-    return _UNITS.get(each.unit) or _plain(each.unit.replace("/", "_per_").replace("%", "percent"))
+    unit = each.unit.translate(_SIGNS)
+    over, _, under = unit.partition("/")
+    (what, power), (by, of) = _word(over), _word(under)
+    if what and by:
+        return f"{what}{power}_per_{re.sub('(?<!u)s$', '', by)}{of}"
+    if what and not under:
+        return what + power
+    if not unit.isascii():  # without what cannot be in a name it would be another unit
+        return ""
+    plain = _plain(unit.replace("/", "_per_").replace("%", "percent"))
+    return "" if plain.rpartition("_")[2] in _KEPT else plain
+
+
+def _word(symbol: str) -> tuple[str, str]:
+    """Return a unit's name and its power, "" for one that is not known: `m2` is `meters`, `_squared`."""
+    power = _POWERS.get(symbol[-1:], "") if symbol not in _UNITS else ""
+    return _UNITS.get(symbol[:-1] if power else symbol, ""), power
 
 
 def name_of(record: str, name: str, unit: str) -> str:

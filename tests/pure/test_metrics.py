@@ -3,6 +3,7 @@
 import math
 import shutil
 import subprocess
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -74,6 +75,15 @@ def test_what_cannot_be_trusted_is_left_out(useless: View) -> None:
     assert value(found, "shareddata_record_usable", record="A") == 0
 
 
+def test_a_writer_whose_clock_is_ahead_is_heard() -> None:
+    """What the server got just now is new, whatever time it bears."""
+    ahead = view("A", ["x", 0.0], values=(1.0,), ts=NOW + 3600, max_age=2.0)
+    ahead.received = NOW - 0.5
+    found = families(ahead)
+    assert (value(found, "shareddata_a_x"), value(found, "shareddata_record_usable")) == (1.0, 1.0)
+    assert value(found, "shareddata_record_age_seconds") == 0.5
+
+
 def test_records_of_the_same_name_stay_apart() -> None:
     found = families(view("A-B", ["x", 0.0], values=(1.0,)), view("A.B", ["x", 0.0], values=(2.0,)))
     assert value(found, "shareddata_a_b_x", record="A-B") == 1
@@ -91,6 +101,10 @@ def test_logs() -> None:
     assert value(found, "shareddata_log_reader_lag_records", reader="reader:0") == 18
     assert value(found, "shareddata_log_reader_missed_records", reader="reader:0") == 2
     assert value(found, "shareddata_log_size_bytes") == 4096
+    damaged = State("bad", (), 0, 0, False, 1, 0, 0, {}, None, {}, "", damage="it is broken")
+    assert not families(logs=[damaged])
+    hostile = replace(state, cursors={'a\r"\\\x00': 2})
+    assert value(families(logs=[hostile]), "shareddata_log_reader_lag_records", reader='a\\r"\\\\x00') == 18
 
 
 @pytest.mark.parametrize(
@@ -103,7 +117,23 @@ def test_logs() -> None:
         ("degC/min", "celsius_per_minute"),
         ("l/min", "liters_per_minute"),
         ("1/s", "ratio_per_second"),
-        ("µm", "m"),
+        ("µm", "micrometers"),
+        ("mW", "milliwatts"),
+        ("MW", "megawatts"),
+        ("nm", "nanometers"),
+        ("Nm", "newton_meters"),
+        ("kΩ", "kiloohms"),
+        ("°C", "celsius"),
+        ("°/s", "degrees_per_second"),
+        ("m²", "meters_squared"),
+        ("m3/h", "meters_cubed_per_hour"),
+        ("m/s^2", "meters_per_second_squared"),
+        ("kWh", "kilowatt_hours"),
+        ("count", "counts"),
+        ("grand total", ""),
+        ("pH", "ph"),
+        ("Å", ""),
+        ("%RH", "percentrh"),
     ],
 )
 def test_units(unit: str, name: str) -> None:
