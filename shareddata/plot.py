@@ -3,7 +3,8 @@
 It knows rows, units and how they are laid out on a picture. It must not know where rows come from, servers or
 terminals; matplotlib is imported only when something is drawn. Invariants:
 
-1. What is measured in the same unit stands in one plot; times are below each other, in UTC.
+1. What is measured in the same unit stands in one plot, as far as colours tell it apart; times are below each other, in
+   UTC.
 2. Memory is bounded: rows are thinned while they are read, and the picture says so.
 3. A picture has its name only when it is whole.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shareddata.codec import numpy
 from shareddata.columns import Column, Table, write_whole
 from shareddata.errors import FieldError
 from shareddata.extras import needed
@@ -26,6 +28,7 @@ FORMATS = (".svg", ".png", ".pdf")
 """What a picture may be, by its file's extension."""
 
 _MOST = 20_000  # points of a line
+_MOST_PLOTS = 100  # of a picture
 _DRAWN = ("float", "int", "bool")
 _COLOURS = ("#0f6b6b", "#c2571a", "#5b4b9a", "#8a6d00", "#a8326b", "#2f6db3", "#5d7a1f", "#6b4a3a")
 _STYLE = {
@@ -187,12 +190,17 @@ def _matplotlib() -> Any:
 
 def _figure(matplotlib: Any, drawing: Drawing, figure: Any = None) -> Any:
     groups = _groups(drawing.columns)
+    if len(groups) > _MOST_PLOTS:
+        raise FieldError(f"{drawing.name}: {len(groups)} plots are too many for a picture: name the fields to draw")
     figure = figure or matplotlib.figure.Figure()
     heights = [0.45 if drawing.columns[group[0]].type == "bool" else 1.0 for group in groups]
     figure.set_size_inches(9, 1.2 + 1.9 * sum(heights))
     figure.set_layout_engine("constrained")
     axes = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     times = _times(drawing)
+    if drawing.timed and drawing.first == drawing.last:
+        second = numpy().timedelta64(1, "s")
+        axes[-1].set_xlim(times[0] - second, times[-1] + second)
     colours = (colour for _ in range(len(drawing.columns)) for colour in _COLOURS)
     for group, each in zip(groups, axes):
         _draw(each, drawing, group, times, colours)
@@ -213,13 +221,12 @@ def _groups(columns: Sequence[Column]) -> list[list[int]]:
     groups: dict[str | int, list[int]] = {}
     for i, column in enumerate(columns):
         groups.setdefault(column.unit or i, []).append(i)
-    return list(groups.values())
+    step = len(_COLOURS)
+    return [group[i : i + step] for group in groups.values() for i in range(0, len(group), step)]
 
 
 def _times(drawing: Drawing) -> Any:
-    import numpy
-
-    numbers = numpy.array([row[0] for row in drawing.rows], "f8")
+    numbers = numpy().array([row[0] for row in drawing.rows], "f8")
     return (numbers * 1e6).astype("M8[us]") if drawing.timed else numbers
 
 
@@ -227,8 +234,9 @@ def _draw(axes: Any, drawing: Drawing, group: Sequence[int], times: Any, colours
     truth = drawing.columns[group[0]].type == "bool"
     for i, colour in zip(group, colours):
         column = drawing.columns[i]
-        values = [math.nan if row[i + 1] is None else row[i + 1] for row in drawing.rows]
+        values = [math.nan if value is None else value for value in (row[i + 1] for row in drawing.rows)]
         axes.plot(times, values, color=colour, label=column.name, drawstyle="steps-post" if truth else "default")
+        axes.plot(times, _alone(values), ".", color=colour)
         for limit in drawing.limits.get(column.name, ()):
             low, high = axes.get_ylim()
             if limit is not None and low < limit < high:
@@ -243,6 +251,12 @@ def _draw(axes: Any, drawing: Drawing, group: Sequence[int], times: Any, colours
     if truth:
         axes.set_yticks([0, 1], ["false", "true"])
         axes.set_ylim(-0.15, 1.15)
+
+
+def _alone(values: Sequence[float]) -> list[float]:
+    """Return the values without neighbours, of which no line can be drawn; NaN for the others."""
+    known = [False, *(not math.isnan(value) for value in values), False]
+    return [value if not known[i] and not known[i + 2] else math.nan for i, value in enumerate(values)]
 
 
 def has_display() -> bool:

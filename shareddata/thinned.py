@@ -6,9 +6,10 @@ It knows times and numbers. It must not know records, or how anything is drawn. 
 2. Memory is bounded, however many points come; they are looked at once, in order.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
+
+_MOST = 1e300  # of which there are still twice as large ones: a range of a plot has room around its values
 
 
 class Thinned:
@@ -63,9 +64,9 @@ def _extremes(rows: Sequence[Sequence[float | None]]) -> list[Sequence[float | N
 
 
 def drawable(value: Any) -> float | None:
-    """Return a number as a plot takes it; None for what has no place there: NaN, infinities, beyond all floats."""
+    """Return a number as a plot takes it; None for what has no place there: NaN, infinities, and about as large."""
     try:
         number = float(value)
     except OverflowError:
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) < _MOST else None

@@ -1,9 +1,11 @@
 """Thinned points keep their order and each stretch's least and greatest value."""
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shareddata.thinned import Thinned
+from shareddata.thinned import Thinned, drawable
 
 values = st.one_of(st.none(), st.floats(-1e6, 1e6))
 
@@ -32,3 +34,8 @@ def test_each_pair_stands_for_a_stretch(column: list[float | None]) -> None:
     for i in range(0, len(column) // stretch * 2, 2):
         part = [v for v in column[i // 2 * stretch : (i // 2 + 1) * stretch] if v is not None]
         assert (rows[i][1], rows[i + 1][1]) == (min(part, default=None), max(part, default=None))
+
+
+def test_what_has_no_place_on_a_plot() -> None:
+    assert [drawable(each) for each in (math.nan, math.inf, -1.7e308, 10**400)] == [None] * 4
+    assert [drawable(each) for each in (-1.5, 10**18, True, 5e-324)] == [-1.5, 1e18, 1.0, 5e-324]

@@ -150,6 +150,27 @@ def test_display_without_a_toolkit_is_no_error(shm: SharedMemory, run: Run, monk
     assert run("plot", "TANK__measures")[1].startswith("TANK__measures.svg: ")
 
 
+@pytest.mark.parametrize("kind", ["valkey"], indirect=True)
+def test_what_a_picture_can_hold(shm: SharedMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight lines share a plot, a value without neighbours is a point, and what would be too high is refused."""
+    head = [["ts", 0.0], ["sender", ""]]
+    shm.init({"WIDE": {"fields": [*head, *([f"f{i}", 0.0, {"unit": "V"}] for i in range(20)), ["note", 0]]}})
+    with DataDict("HDL_TANK", shm) as dd:
+        (data,) = dd.set_datas_to_write(["WIDE"])
+        data.set(*map(float, range(19)), 1.7e308, 1, ts=BEGIN)
+        dd.flush()
+    drawing = plot.read(HistorySource(shm, ["WIDE"]))
+    figure = plot._figure(plot._matplotlib(), drawing)
+    assert [len(axes.get_legend_handles_labels()[1]) for axes in figure.axes] == [8, 8, 4, 1]
+    begin, end = figure.axes[-1].get_xlim()
+    assert (end - begin) * 86400 == pytest.approx(2), "seconds around the only row, not years"
+    points = [line for line in figure.axes[0].lines if line.get_marker() == "."]
+    assert [list(line.get_ydata()) for line in points] == [[float(i)] for i in range(8)]
+    monkeypatch.setattr(plot, "_MOST_PLOTS", 3)
+    with pytest.raises(FieldError, match="WIDE: 4 plots are too many for a picture"):
+        plot.save(drawing, "wide.png")
+
+
 def test_limits_are_drawn(shm: SharedMemory) -> None:
     shm.init(TANK)
     with pytest.raises(FieldError, match="no number"):
