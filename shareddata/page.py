@@ -8,6 +8,7 @@ look like or how values are kept up to date. Invariants:
 3. Ctrl-C and SIGTERM end it within a second, whoever looks on.
 """
 
+import asyncio
 import importlib.util
 import socket
 import threading
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shareddata.errors import SharedDataError
 from shareddata.memory import SharedMemory
@@ -26,6 +28,9 @@ from shareddata.pageguard import check_token, is_local, new_token
 PORT = 8000
 """Where a page is, unless it is said otherwise."""
 
+_MOST_CONNECTIONS = 500  # more are closed at once: descriptors are left for the server and files
+_AT_ONCE = 128  # connections that are taken before any of them is looked at
+_REQUEST_WITHIN = 10.0  # seconds for a whole request's head, from the connection or the answer before
 _SEND_BUFFER = 1 << 16  # bytes that the system holds for a browser: what lies there is old when it arrives
 
 
@@ -44,6 +49,25 @@ def plotting_library() -> dict[str, Path]:
     if not scripts or not styles:
         raise ModuleNotFoundError("plots need the package uplot-python: pip install 'shareddata[web]'", name="uplot")
     return {"uPlot.js": scripts[-1], "uPlot.css": styles[0]}
+
+
+class _Protocol(H11Protocol):
+    """A connection that ends when no request comes: who sends a byte now and then, or nothing, holds no place."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > _MOST_CONNECTIONS:
+            transport.abort()
+        self.loop.call_later(_REQUEST_WITHIN, self._expire, self.cycle)
+
+    def on_response_complete(self) -> None:
+        answered = self.cycle
+        super().on_response_complete()
+        self.loop.call_later(_REQUEST_WITHIN, self._expire, answered)
+
+    def _expire(self, before: object) -> None:
+        if self.cycle is before:
+            self.transport.abort()
 
 
 class _Server(uvicorn.Server):
@@ -112,7 +136,14 @@ class Page:
             library=library,
         )
         config = uvicorn.Config(
-            self.app.asgi, lifespan="on", log_config=None, access_log=False, server_header=False, ws="none", http="h11"
+            self.app.asgi,
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            http=_Protocol,
+            backlog=_AT_ONCE,
         )
         self._server = _Server(config)
         self._server.app = self.app

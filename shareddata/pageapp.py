@@ -13,8 +13,9 @@ The sections beside the records are in `pagerooms`; each is a line in `SECTIONS`
 import asyncio
 import logging
 import math
+import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -37,7 +38,7 @@ from starlette.routing import Route
 
 from shareddata import metrics, pagerooms, pageview, pagewrite, table
 from shareddata.datadesc import Record
-from shareddata.errors import FieldError, ServerError, SharedDataError, UnknownData, WriterConflict
+from shareddata.errors import FieldError, ServerError, ServerRefused, SharedDataError, UnknownData, WriterConflict
 from shareddata.memory import SharedMemory
 from shareddata.pagefeed import TICK, Batch, Feed
 from shareddata.pageguard import Guard, unauthorised
@@ -67,6 +68,7 @@ SECTIONS = (
 _ALIVE = 5.0  # seconds without news after which a stream says that it is still there
 _MOST_STREAMS = 200  # each holds a connection, and what its browser has not taken yet
 _SPAN = 600.0  # seconds of the history that a plot begins with
+_ENTRY = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")  # an entry of a history
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
@@ -104,7 +106,8 @@ class App:
         self._streams = 0
         self._feed: Feed | None = None
         self._rooms: pagerooms.Rooms | None = None
-        app = Starlette(routes=self._routes(), lifespan=self._lifespan, exception_handlers=_ANSWERS)
+        handlers: Any = {kind: self._told(answer) for kind, answer in _ANSWERS.items()}
+        app = Starlette(routes=self._routes(), lifespan=self._lifespan, exception_handlers=handlers)
         self.asgi = self._guard = Guard(app, names=names, token=token, always=always, cookie=cookie)
 
     @property
@@ -153,6 +156,18 @@ class App:
         }
         return HTMLResponse(self._templates.get_template(template).render(words | content), status)
 
+    def _told(self, answer: Callable[[Request, Exception], Response]) -> Callable[..., Awaitable[Response]]:
+        """Return what answers an error as a page where somebody looks, else as JSON."""
+
+        async def told(request: Request, error: Exception) -> Response:
+            said = answer(request, error)
+            if request.method != "GET" or "text/html" not in request.headers.get("accept", ""):
+                return said
+            text = error.detail if isinstance(error, HTTPException) else str(error)
+            return self._page("error.html", request, said.status_code, said=text)
+
+        return told
+
     async def _records(self, request: Request) -> Response:
         await self._settled()
         return self._page("records.html", request, views=list(self.feed.views.values()))
@@ -189,7 +204,14 @@ class App:
 
     async def _metrics(self, request: Request) -> Response:
         await self._settled()
-        text = metrics.text(list(self.feed.views.values()), await self.feed.logs(), self.feed.now)
+        if self.feed.views and self.feed.trouble:  # what is known may be old, and nothing says so
+            raise HTTPException(503, self.feed.trouble)
+        try:
+            states = await self.feed.logs()
+        except ServerRefused as error:  # this program has no right to look at logs
+            log.debug("no logs among the metrics: %s", error)
+            states = []
+        text = metrics.text(list(self.feed.views.values()), states, self.feed.now)
         return Response(text, media_type=metrics.MEDIA_TYPE)
 
     # -- events -------------------------------------------------------------------------------------------------------
@@ -206,6 +228,8 @@ class App:
             yield b"retry: 2000\n\n"
             async for event in events:
                 yield event
+        except SharedDataError as error:
+            log.debug("a stream ended: %s", error)  # its browser opens another one
         finally:
             self._streams -= 1
 
@@ -224,20 +248,23 @@ class App:
 
     async def _events_of_record(self, request: Request) -> Response:
         view = await self._view(request)
-        since: float | str = request.headers.get("last-event-id", "")
-        if not since:
-            span = _number(request, "span", _SPAN)
-            since = self.feed.now - span if math.isfinite(span) else 0
+        span, after = _number(request, "span", _SPAN), request.headers.get("last-event-id", "")
+        after = after or request.query_params.get("after", "")
+        since: float | str = max(0.0, self.feed.now - max(0.0, span)) if math.isfinite(span) else 0
+        if _ENTRY.fullmatch(after):
+            since = after
         return self._stream(self._record_as_it_changes(view.record, since))
 
     async def _record_as_it_changes(self, record: Record, since: float | str) -> AsyncIterator[bytes]:
         """Yield the history first, then what comes into it, and the newest values beside."""
-        feed, name, seen, told_at, place = self.feed, record.name, -1, 0.0, ""
+        feed, name, seen, told_at, place, described = self.feed, record.name, -1, 0.0, "", ""
         channel = feed.join(name) if record.history else None
         try:
             while not feed.closing:
-                if feed.version > seen and feed.changed(name) > seen or time.monotonic() - told_at > _ALIVE:
+                news = feed.version > seen and (feed.changed(name) > seen or feed.described != described)
+                if news or time.monotonic() - told_at > _ALIVE:
                     told, seen, told_at = feed.changes(seen, name), feed.version, time.monotonic()
+                    described = feed.described
                     yield pageview.event(told, "state")
                     if channel is None and (points := _newest(feed.views.get(name))):
                         yield pageview.event(pageview.text(points), "points")
@@ -290,7 +317,7 @@ class App:
             return self._page("login.html", request, wrong=False, next=request.query_params.get("next", "/"))
         given = dict(request.query_params)
         if request.method == "POST":
-            given = dict(parse_qsl((await pagewrite.body_of(request)).decode()))
+            given = dict(parse_qsl((await pagewrite.body_of(request)).decode(errors="replace")))
         back = given.get("next", "/")
         if not self._guard.fits(given.get("token", "")):
             await asyncio.sleep(0.5)  # who guesses gets tired
@@ -314,7 +341,7 @@ class App:
         fields = {name: pagewrite.field_of(view.record, name) for name in given}
         values = {name: pagewrite.value_of(fields[name], value) for name, value in given.items()}
         written = await asyncio.to_thread(pagewrite.write, self._shm, view.record.name, sender, values)
-        log.info("%s wrote %s: %s", sender, view.record.name, table.fields_text(written))
+        log.info("%s wrote %s: %s", table.clean(sender), view.record.name, table.fields_text(written))
         return Response(table.as_json(written), media_type="application/json")
 
 
@@ -330,7 +357,8 @@ def _newest(view: View | None) -> dict[str, Any] | None:
     """Return the newest point of a record without history."""
     if view is None or not view.written:
         return None
-    return {"columns": pageview.columns(view.record, [pageview.point(view.record, view.trame)])}
+    point = pageview.point(view.record, view.trame)
+    return {"columns": pageview.columns(view.record, [point])} if point[0] is not None else None
 
 
 def _static_files(library: Mapping[str, Path]) -> Files:

@@ -215,12 +215,14 @@ class Feed:
     async def past(self, name: str, since: float | str, until: str) -> dict[str, Any]:
         """Return the points that a history holds, thinned if there are many: `columns`, and the `stretch` of each pair.
 
+        `gap` tells that the entry to begin after is not there any more, nor perhaps others that came behind it.
+
         Args:
             name: the record.
             since: seconds since 1970, or an entry's id to begin after.
             until: the id of the last entry.
 
-        Redis: MULTI, XRANGE, XINFO STREAM, EXEC for each page.
+        Redis: XRANGE; MULTI, XRANGE, XINFO STREAM, EXEC for each page.
         """
         async with self._past_places:
             return await asyncio.to_thread(past, self.shm, name, since, until)
@@ -364,14 +366,15 @@ class Feed:
 def past(shm: SharedMemory, name: str, since: float | str, until: str) -> dict[str, Any]:
     """Return the points that a history holds: see `Feed.past`.
 
-    Redis: MULTI, XRANGE, XINFO STREAM, EXEC for each page.
+    Redis: XRANGE; MULTI, XRANGE, XINFO STREAM, EXEC for each page.
     """
     layout, kept = shm.layout(name), Thinned(MOST_POINTS)
     with Histories(shm, NAME) as histories:
+        gap = isinstance(since, str) and not histories.connection.ask("XRANGE", layout.history_key, since, since)
         for entry in histories.entries(name, since, until):
             for row in _rows(layout, [entry]):
                 kept.add(row)
-    return {"columns": pageview.columns(layout.record, kept.rows()), "stretch": kept.stretch}
+    return {"columns": pageview.columns(layout.record, kept.rows()), "stretch": kept.stretch, "gap": gap}
 
 
 def _rows(layout: Layout, entries: Iterable[Sequence[Any]]) -> list[Sequence[float | None]]:

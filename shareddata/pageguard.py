@@ -16,7 +16,7 @@ import ipaddress
 import secrets
 import socket
 from collections.abc import Iterable
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
@@ -128,7 +128,8 @@ class Guard:
             return PlainTextResponse("Other sites' pages may link here, and read nothing.\n", status_code=403)
         if self._always and not authorised and not path.startswith(_OPEN):
             if "text/html" in headers.get("accept", ""):
-                return Response(status_code=303, headers={"location": "/login"})
+                back = f"?next={quote(path)}" if path.startswith("/record/") else ""
+                return Response(status_code=303, headers={"location": f"/login{back}"})
             return unauthorised()
         return None
 
@@ -171,7 +172,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is None:
             return "bearer " in headers.get("authorization", "").lower()
-        return urlsplit(origin).netloc == headers.get("host")
+        return origin.partition("://")[2] == headers.get("host")
 
 
 def unauthorised() -> Response:

@@ -64,9 +64,9 @@ class Rooms:
     async def logs(self, request: Request) -> Response:
         """Show the logs, and how far their readers are."""
         try:
-            return self._page("logs.html", request, states=await self._feed.logs())
+            return self._page("logs.html", request, logs=list(map(pageview.log, await self._feed.logs())))
         except ServerError as error:
-            return self._page("logs.html", request, 503, states=[], trouble=str(error))
+            return self._page("logs.html", request, 503, logs=[], trouble=str(error))
 
     async def sensors(self, request: Request) -> Response:
         """Show the sensors and their values."""
@@ -117,7 +117,7 @@ class Rooms:
         return self._stream(self._told(lambda: _text_of(self._frames_seen), _FRAMES_EVERY))
 
     async def _log_states(self) -> bytes:
-        return pageview.text({"logs": [state.as_json() for state in await self._feed.logs()]})
+        return pageview.text({"logs": list(map(pageview.log, await self._feed.logs()))})
 
     async def _told(self, look: Callable[[], Any], every: float) -> AsyncIterator[bytes]:
         """Yield what a look finds, whenever it is something else; and now and then that nothing changed."""

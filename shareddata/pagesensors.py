@@ -61,7 +61,7 @@ class Sensors:
         first = list(values.items())[:MOST_VALUES]
         shown = [[table.clean(name), value_text(value)] for name, value in first]
         return {
-            **{"name": sensor.name, "shown": table.clean(sensor.name), "written": sensor.written, "kept": sensor.kept},
+            **{"path": sensor.name, "name": table.clean(sensor.name), "written": sensor.written, "kept": sensor.kept},
             **{"packed": ", ".join(map(table.clean, sensor.packed)), "values": shown},
             **{"more": max(0, len(values) - MOST_VALUES), "note": note},
             "pictures": [name for name, value in first if is_picture(value)],

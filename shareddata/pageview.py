@@ -1,7 +1,7 @@
 """Records in the words of the page: what its templates and its scripts are given.
 
-It knows views of records, what of them can be drawn, and how events are spelt for a browser. It must not know sockets,
-threads or HTTP. Invariants:
+It knows views of records and states of logs, what of them can be drawn, and how events are spelt for a browser. It must
+not know sockets, threads or HTTP. Invariants:
 
 1. Everything is strict JSON; a number that is not finite is no point of a plot.
 2. Texts are made as `table` makes them: nothing that comes from a record holds a control character.
@@ -15,10 +15,13 @@ from typing import Any, NamedTuple
 
 from shareddata import datadesc, table
 from shareddata.datadesc import Field, Record
+from shareddata.logs import State
 from shareddata.table import View
 from shareddata.thinned import drawable
 
 _DRAWN = ("float", "int", "bool")
+_LONGEST = 2000  # characters of a value that are shown
+_LAST = 253402300800.0  # 10000-01-01: what is later is no time that a plot could show
 
 
 class Shown(NamedTuple):
@@ -80,7 +83,7 @@ def state(view: View, now: float) -> dict[str, Any]:
         "received": view.received if view.written else None,
         "sender": table.clean(trame.sender) if view.written else "",
         "rate": table.rate_text(view.rate),
-        "texts": [table.value_text(field, value) for field, value in pairs],
+        "texts": [table.clip(table.value_text(field, value), _LONGEST) for field, value in pairs],
         "limits": limits,
         "note": view.notes(now),
     }
@@ -107,12 +110,29 @@ def fingerprint(records: Iterable[Record]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
+def log(state: State) -> dict[str, Any]:
+    """Return what a browser shows of a log."""
+    readers = [
+        [table.clean(name), cursor, state.lag(name), state.missing(name)] for name, cursor in state.cursors.items()
+    ]
+    return {
+        **{"name": state.name, "length": state.length, "first": state.first, "last": state.last, "size": state.size},
+        **{"shape": state.shape or "bytes", "writer": table.clean(str(state.writer.get("program", "nobody yet")))},
+        **{"durability": state.durability, "readers": readers, "note": table.clean(state.damage)},
+    }
+
+
 # -- points of a plot -----------------------------------------------------------------------------------------------
 
 
 def point(record: Record, trame: Any) -> list[float | None]:
-    """Return a trame's time and its values that can be drawn, in the order of `drawn`; None for what is not finite."""
-    return [drawable(trame[0]), *(drawable(trame[i]) for i, _ in drawn(record))]
+    """Return a trame's time and its values that can be drawn, in the order of `drawn`.
+
+    None stands for what is not finite, and for a time that no calendar holds: of a writer that counts nanoseconds, say.
+    """
+    ts = drawable(trame[0])
+    timed = ts is not None and 0 <= ts < _LAST
+    return [ts if timed else None, *(drawable(trame[i]) for i, _ in drawn(record))]
 
 
 def columns(record: Record, rows: Sequence[Sequence[float | None]]) -> dict[str, list[float | None]]:
@@ -125,8 +145,9 @@ def columns(record: Record, rows: Sequence[Sequence[float | None]]) -> dict[str,
 
 
 def text(content: Any) -> bytes:
-    """Return JSON for a script."""
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    """Return JSON for a script; half of a surrogate pair, which UTF-8 cannot hold, is escaped."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode(errors="backslashreplace")
 
 
 def event(content: bytes, kind: str = "", identity: str = "") -> bytes:

@@ -6,6 +6,7 @@ It knows requests and fields; it must not know who may write (`pageguard`), or p
 2. A record that has an owner is its program's: nobody takes it over from a browser.
 """
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from shareddata.codec import decoder
+from shareddata.codec import decoder, numpy
 from shareddata.datadesc import Field, Record
 from shareddata.datadict import DataDict
 from shareddata.errors import FieldError
@@ -24,6 +25,7 @@ from shareddata.pagefeed import NAME
 from shareddata.table import View
 
 _MOST_BODY = 1 << 20  # bytes of a request
+_BODY_WITHIN = 10.0  # seconds
 
 
 def write(shm: SharedMemory, name: str, sender: str, values: Mapping[str, Any]) -> View:
@@ -38,7 +40,12 @@ def write(shm: SharedMemory, name: str, sender: str, values: Mapping[str, Any]) 
         (data,) = dd.set_datas_to_write([name])
         data.set(**values, sender=sender)
         dd.flush()
-        return View(shm.describe(name), data.values)
+        record = shm.describe(name)
+        return View(record, record.trame._make(map(_as_array, record.fields, data.values)))
+
+
+def _as_array(field: Field, value: Any) -> Any:
+    return numpy().asarray(value, field.dtype) if field.dtype else value
 
 
 def held(request: Request, error: Exception) -> Response:
@@ -53,7 +60,7 @@ def given_in(body: bytes, kind: str) -> dict[str, Any]:
         if not kind.startswith("application/json"):
             return dict(parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True))
         given = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FieldError(f"the request holds no fields: {error}: send field=value, or a JSON object") from None
     if not isinstance(given, dict) or not isinstance(given.get("sender", ""), str):
         raise FieldError("the request holds no JSON object of fields, with a text as sender")
@@ -84,10 +91,14 @@ def field_of(record: Record, name: str) -> Field:
 
 
 async def body_of(request: Request) -> bytes:
-    """Return what a request holds; too much of it is refused."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BODY:
-            raise HTTPException(413, f"The request is larger than {_MOST_BODY} bytes.")
-    return body
+    """Return what a request holds; too much of it is refused, and what does not come."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_WITHIN):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _MOST_BODY:
+                    raise HTTPException(413, f"The request is larger than {_MOST_BODY} bytes.")
+    except TimeoutError:
+        raise HTTPException(408, f"The request did not come within {_BODY_WITHIN:g} s.") from None
+    return bytes(body)

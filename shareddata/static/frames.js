@@ -13,23 +13,22 @@ function show(card, file) {
   card.dataset.ts = file.written;
   put(part(card, "state"), file.state);
   put(part(card, "writer"), file.writer || "nobody now");
-  const rows = new Map([...card.querySelectorAll("[data-path]")].map((row) => [row.dataset.path, row]));
+  const rows = new Map([...card.querySelectorAll("[data-name]")].map((row) => [row.dataset.name, row]));
   for (const dataset of file.datasets) {
-    const row = rows.get(dataset.path);
+    const row = rows.get(dataset.shown);
     put(part(row, "about"), dataset.about);
     if (!dataset.picture) continue;
-    load(row, address(file.name, dataset), () => put(part(row, "number"), `frame ${dataset.number}`));
+    const wanted = address(file.name, dataset);
+    row.address ??= row.dataset.number === String(dataset.number) ? wanted : ""; // what the page came with
+    load(row, wanted, () => put(part(row, "number"), `frame ${dataset.number}`));
   }
 }
 
 /** Return what the page is made of: when that changes it is loaded anew. */
 const shape = (files) => JSON.stringify(files.map((file) =>
-  [file.name, file.datasets.map((dataset) => dataset.path + dataset.picture).sort()]).sort());
+  [file.name, file.datasets.map((dataset) => dataset.shown + dataset.picture).sort()]).sort());
 const shown = JSON.stringify([...cards].map(([name, card]) =>
-  [name, [...card.querySelectorAll("[data-path]")].map((row) => row.dataset.path + row.matches("figure")).sort()]).sort());
-for (const [name, card] of cards) {
-  for (const figure of card.querySelectorAll("figure")) figure.address = address(name, figure.dataset);
-}
+  [name, [...card.querySelectorAll("[data-name]")].map((row) => row.dataset.name + row.matches("figure")).sort()]).sort());
 
 function showAges() {
   for (const card of cards.values()) put(part(card, "age"), ageText(now() - Number(card.dataset.ts)));

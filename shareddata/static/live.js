@@ -1,6 +1,8 @@
 // What all pages have in common: the stream of events, the server's clock, ages, remarks.
 // Texts from records are only ever put in as text (textContent), never as HTML.
 
+const SILENT = 15000; // ms without an event, of which one comes every five seconds, after which a stream is given up
+
 let offset = 0; // of the server's clock to this browser's, in seconds
 
 /** Return the server's time in seconds since 1970. */
@@ -72,25 +74,33 @@ function note(message) {
   remark(document.getElementById("trouble"), message.trouble ?? "");
   linkState(message.trouble ? "away" : "live", message.trouble ? "server away" : "live");
   const before = document.body.dataset.described;
-  if (message.described && message.described !== before) {
-    if (before) location.reload(); // the records were described anew
-    else document.body.dataset.described = message.described;
-  }
+  if (message.described && message.described !== before) location.reload(); // the records were described anew
+}
+
+/** Ask for the token where a stream is refused for want of it: the page's program was started anew. */
+async function loginAgain(address) {
+  const asked = new AbortController();
+  const { status } = await fetch(address, { signal: asked.signal }).catch(() => ({}));
+  asked.abort();
+  if (status === 401) location.reload();
 }
 
 /**
  * Listen to a stream of events, as long as the page can be seen: browsers have six connections to a machine.
- * `address()` is asked at each new beginning; `handlers` has a function for each kind of event.
+ * `address()` is asked at each new beginning, `begun()` called then; `handlers` has a function for each kind of event.
  */
-export function listen(address, handlers) {
-  let source = null;
+export function listen(address, handlers, begun = () => {}) {
+  let source = null, heard = 0;
   const open = () => {
     source?.close();
     source = null;
     if (document.hidden) return;
+    heard = Date.now();
     source = new EventSource(address());
+    source.onopen = begun;
     for (const [kind, handle] of Object.entries(handlers)) {
       source.addEventListener(kind, (event) => {
+        heard = Date.now();
         const message = JSON.parse(event.data);
         if (kind !== "points") note(message);
         handle(message, event.lastEventId);
@@ -98,9 +108,16 @@ export function listen(address, handlers) {
     }
     source.onerror = () => {
       linkState("away", "no connection");
-      if (source?.readyState === EventSource.CLOSED) setTimeout(open, 3000);
+      if (source?.readyState !== EventSource.CLOSED) return; // it tries again by itself
+      setTimeout(open, 3000);
+      loginAgain(address());
     };
   };
+  setInterval(() => {
+    if (!source || Date.now() - heard < SILENT) return;
+    linkState("away", "no connection"); // a frozen server, or a link that was cut, closes nothing
+    open();
+  }, 1000);
   document.addEventListener("visibilitychange", open);
   addEventListener("pagehide", () => source?.close());
   open();

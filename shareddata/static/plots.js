@@ -4,6 +4,7 @@ import { put } from "./live.js";
 
 const MOST = 60000; // points that are kept; the oldest go
 const STEP_BACK = 5; // seconds that a time stamp may be behind the one before, and still be put in order
+const TALLEST = 16000; // pixels of a saved picture; where more are needed plots stand beside each other
 const AXIS = 68; // the width of the numbers beside a plot: the same for all, so that times are below each other
 
 // A canvas understands no variables and no light-dark(): an element that is never seen resolves them.
@@ -93,7 +94,7 @@ class Plot {
     const title = document.createElement("span");
     title.className = "title";
     title.textContent = field.name;
-    if (field.doc) title.title = field.doc;
+    title.title = field.doc ? `${field.name}: ${field.doc}` : field.name;
     const save = document.createElement("button");
     save.type = "button";
     save.className = "quiet";
@@ -104,6 +105,7 @@ class Plot {
     this.area = document.createElement("div");
     this.card.append(caption, this.area);
     this.shown = null; // the index under the pointer
+    this.seen = this.drawn = false; // whether it is in sight: others are drawn once, and again when they come there
   }
 
   make() {
@@ -139,6 +141,10 @@ class Plot {
     }, [[], []], this.area);
     new ResizeObserver(() => this.chart.setSize({ width: Math.max(50, this.area.clientWidth), height: this.plots.height }))
       .observe(this.area); // also when it is shown for the first time
+    new IntersectionObserver((entries) => {
+      this.seen = entries.at(-1).isIntersecting;
+      if (this.seen) this.draw(...this.plots.range);
+    }, { rootMargin: "200px" }).observe(this.card);
     this.chart.over.addEventListener("dblclick", () => this.plots.follow());
   }
 
@@ -177,7 +183,7 @@ class Plot {
   get empty() { return this.values.every((value) => value === null); }
 
   draw(least, most) {
-    this.card.hidden = this.empty;
+    this.drawn = true;
     this.chart.batch(() => {
       this.chart.setData([this.plots.points.times, this.values], false);
       this.chart.setScale("x", { min: least, max: most });
@@ -230,6 +236,7 @@ export class Plots {
     root.after(this.none);
     for (const plot of this.all) plot.make();
     document.addEventListener("theme", () => this.all.forEach((plot) => plot.chart.redraw(false)));
+    addEventListener("beforeprint", () => this.all.forEach((plot) => plot.draw(...this.range)));
     document.addEventListener("mouseleave", () => this.all.forEach((plot) => plot.chart.setCursor({ left: -10, top: -10 })));
   }
 
@@ -247,9 +254,12 @@ export class Plots {
     this.asked = true;
     requestAnimationFrame(() => {
       this.asked = false;
-      for (const plot of this.all) plot.draw(...this.range);
+      for (const plot of this.all) {
+        plot.card.hidden = plot.empty;
+        if (plot.seen || !plot.drawn) plot.draw(...this.range);
+      }
       const empty = this.all.filter((plot) => plot.card.hidden).map((plot) => plot.field.name);
-      put(this.none, empty.length ? `No number so far: ${empty.join(", ")}` : "");
+      put(this.none, empty.length ? `No number in this time: ${empty.join(", ")}` : "");
     });
   }
 
@@ -271,12 +281,17 @@ export class Plots {
   }
 
   /** Save plots as one picture. */
-  savePicture(plots = this.all) {
+  async savePicture(plots = this.all.filter((plot) => !plot.card.hidden)) {
+    for (const plot of plots) plot.draw(...this.range);
+    await new Promise(requestAnimationFrame); // they are drawn a moment later
     const scale = devicePixelRatio, head = 34 * scale, margin = 12 * scale;
     const canvases = plots.map((plot) => plot.chart.ctx.canvas);
+    const width = Math.max(300 * scale, ...canvases.map((each) => each.width)) + margin;
+    const height = Math.max(0, ...canvases.map((each) => each.height)) + head;
+    const rows = Math.min(plots.length, Math.floor(TALLEST / height)), columns = Math.ceil(plots.length / rows) || 1;
     const picture = document.createElement("canvas");
-    picture.width = Math.max(...canvases.map((each) => each.width)) + 2 * margin;
-    picture.height = canvases.reduce((sum, each) => sum + each.height + head, head + margin);
+    picture.width = columns * width + margin;
+    picture.height = rows * height + head + margin;
     const ctx = picture.getContext("2d");
     ctx.fillStyle = colour("--surface");
     ctx.fillRect(0, 0, picture.width, picture.height);
@@ -290,13 +305,12 @@ export class Plots {
     const day = new Date(most * 1000).toISOString().slice(0, 10);
     ctx.fillText(`${day}  ${timeText(least, 1)} to ${timeText(most, 1)} UTC`, picture.width - margin, head * 0.7);
     ctx.textAlign = "left";
-    let top = head;
     plots.forEach((plot, i) => {
+      const left = margin + Math.floor(i / rows) * width, top = head + i % rows * height;
       ctx.font = `${12 * scale}px system-ui, sans-serif`;
       ctx.fillStyle = colour("--ink");
-      ctx.fillText(plot.field.unit ? `${plot.field.name} [${plot.field.unit}]` : plot.field.name, margin, top + head * 0.7);
-      ctx.drawImage(canvases[i], margin, top + head);
-      top += head + canvases[i].height;
+      ctx.fillText(plot.field.unit ? `${plot.field.name} [${plot.field.unit}]` : plot.field.name, left, top + head * 0.7);
+      ctx.drawImage(canvases[i], left, top + head);
     });
     const what = plots.length === 1 ? `${this.name}_${plots[0].field.name}` : this.name;
     picture.toBlob((blob) => save(blob, `${what}_${fileTime(most)}.png`), "image/png");

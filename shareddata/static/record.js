@@ -42,15 +42,17 @@ function plotsOf(root) {
   const plots = new Plots(root, name, fields, Number(article.dataset.span));
   const told = document.getElementById("told"), pause = document.getElementById("pause");
   const whole = document.getElementById("whole"), spans = [...article.querySelectorAll("button[data-span]")];
+  const saves = ["save-png", "save-csv"].map((id) => document.getElementById(id));
   const hasHistory = article.dataset.history === "1";
-  let missed = 0, last = "";
+  let missed = 0, last = "", interrupted = false;
 
   const tell = () => {
-    const count = plots.points.times.length.toLocaleString("en");
+    const count = plots.points.times.length;
     const thinned = plots.stretch > 1 ? `; thinned: two points show the least and the greatest of ${plots.stretch}` : "";
     const lost = missed ? `; ${missed} came and went too fast to be drawn` : "";
     const wait = hasHistory ? "reading the history" : "no history: drawn from now on";
-    put(told, last || plots.points.times.length ? `${count} points${thinned}${lost}` : wait);
+    for (const each of saves) each.disabled = !count;
+    put(told, last || plots.points.times.length ? `${count.toLocaleString("en")} ${count === 1 ? "point" : "points"}${thinned}${lost}` : wait);
   };
   plots.changed = () => {
     pause.setAttribute("aria-pressed", String(plots.window !== null));
@@ -58,21 +60,24 @@ function plotsOf(root) {
     whole.disabled = plots.window === null;
     for (const each of spans) each.setAttribute("aria-pressed", String(Number(each.dataset.span.replace("inf", "Infinity")) === plots.span));
   };
-  const reopen = listen(() => `/events/record/${encodeURIComponent(name)}?span=${plots.span === Infinity ? "inf" : plots.span}`, {
+  const address = () => `/events/record/${encodeURIComponent(name)}?${new URLSearchParams({
+    span: plots.span === Infinity ? "inf" : plots.span, after: last })}`;
+  const reopen = listen(address, {
     state: showState,
     points(message, identity) {
-      if (message.history && !message.continued) {
-        plots.points.clear();
-        plots.stretch = message.stretch;
+      if (message.history) {
+        if (!message.continued) plots.points.clear();
+        plots.stretch = Math.max(message.stretch, message.continued ? plots.stretch : 1);
       }
-      if (message.gap) plots.points.gap();
+      if (message.gap || interrupted && !hasHistory) plots.points.gap();
+      interrupted = false;
       plots.points.add(message.columns);
       missed = message.missed ?? missed;
       last = identity || last;
       tell();
       if (!plots.window) plots.draw();
     },
-  });
+  }, () => { interrupted = true; });
   pause.addEventListener("click", () => (plots.window ? plots.follow() : plots.hold()));
   whole.addEventListener("click", () => plots.follow());
   for (const each of spans) {
@@ -83,10 +88,11 @@ function plotsOf(root) {
       reopen();
     });
   }
-  document.getElementById("save-png").addEventListener("click", () => plots.savePicture());
-  document.getElementById("save-csv").addEventListener("click", () => plots.saveNumbers());
+  saves[0].addEventListener("click", () => plots.savePicture());
+  saves[1].addEventListener("click", () => plots.saveNumbers());
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, button, a")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input")) return;
+    if (event.key === " " && event.target.closest("button, a")) return;
     const keys = {
       " ": () => pause.click(), "+": () => plots.change(0.5, 0), "-": () => plots.change(2, 0),
       ArrowLeft: () => plots.change(1, -0.25), ArrowRight: () => plots.change(1, 0.25), 0: () => plots.follow(),

@@ -2,7 +2,8 @@
 import { ageText, everySecond, listen, now, put, putValue, remark } from "./live.js";
 import { load } from "./pictures.js";
 
-const cards = new Map([...document.querySelectorAll(".sensor")].map((card) => [card.dataset.name, card]));
+const cards = [...document.querySelectorAll(".sensor")];
+const shown = JSON.stringify(cards.map((card) => card.dataset.name));
 const part = (card, which) => card.querySelector(`[data-part=${which}]`);
 
 /** Return a line of the table, of two texts. */
@@ -30,11 +31,11 @@ function place(name) {
   return figure;
 }
 
-function showPictures(box, { name, written, pictures }) {
+function showPictures(box, { path, written, pictures }) {
   const shown = [...box.children].map((each) => each.dataset.value);
   if (JSON.stringify(shown) !== JSON.stringify(pictures)) box.replaceChildren(...pictures.map(place));
   for (const each of box.children) {
-    load(each, `/sensor.png?${new URLSearchParams({ sensor: name, value: each.dataset.value, n: written })}`);
+    load(each, `/sensor.png?${new URLSearchParams({ sensor: path, value: each.dataset.value, n: written })}`);
   }
 }
 
@@ -54,7 +55,7 @@ function show(card, sensor) {
 }
 
 function showAges() {
-  for (const card of cards.values()) {
+  for (const card of cards) {
     if (card.dataset.ts) put(part(card, "age"), ageText(now() - Number(card.dataset.ts)));
   }
 }
@@ -62,8 +63,8 @@ function showAges() {
 listen(() => "/events/sensors", {
   message({ sensors }) {
     if (!sensors) return;
-    if (JSON.stringify(sensors.map(({ name }) => name)) !== JSON.stringify([...cards.keys()])) location.reload();
-    else for (const sensor of sensors) show(cards.get(sensor.name), sensor);
+    if (JSON.stringify(sensors.map(({ name }) => name)) !== shown) location.reload();
+    else sensors.forEach((sensor, i) => show(cards[i], sensor));
     showAges();
   },
 });

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shareddata import pageview
 from shareddata.datadesc import parse_record
+from shareddata.logs import State
 from shareddata.table import View
 
 HEAD = [["ts", 0.0], ["sender", ""]]
@@ -17,6 +18,7 @@ RECORD = parse_record(
     "TANK",
     [*HEAD, ["level", 0.0, {"unit": "m", "max": 1.9}], ["count", 0], ["open", False], ["note", ""], ["list", []]],
 )
+TEXT = parse_record("TEXT", [*HEAD, ["text", ""]])
 
 
 def trame(*values: Any, ts: float = 5.0) -> Any:
@@ -57,6 +59,29 @@ def test_state_says_what_the_library_says_of_age() -> None:
 def test_state_is_strict_json_also_of_times_that_are_none() -> None:
     state = pageview.state(View(RECORD, trame(math.nan, 1, True, "", [], ts=math.inf)), 6.0)
     assert json.loads(pageview.text(state))["ts"] == "Infinity"
+
+
+def test_state_holds_the_beginning_of_a_long_text() -> None:
+    (text,) = pageview.state(View(TEXT, TEXT.trame(1.0, "HDL", "ü" * 1_000_000)), 2.0)["texts"]
+    assert len(text) == 2000 and text.endswith("ü~")
+
+
+def test_half_of_a_surrogate_pair_is_escaped() -> None:
+    assert pageview.text({"a": "\ud800ü"}) == '{"a":"\\ud800ü"}'.encode()
+    assert json.loads(pageview.text({"a": "\ud800"})) == {"a": "\ud800"}
+
+
+@pytest.mark.parametrize("ts", [math.nan, math.inf, -1.0, 1784540000e6, 1784540000e9])
+def test_a_time_that_no_calendar_holds_is_no_point(ts: float) -> None:
+    """Writers that count microseconds or nanoseconds: a browser cannot write such a time."""
+    assert pageview.point(RECORD, trame(1.0, 2, True, "", [], ts=ts))[0] is None
+    assert pageview.point(RECORD, trame(1.0, 2, True, "", [], ts=1784540000.5))[0] == 1784540000.5
+
+
+def test_a_log_in_the_page_s_words() -> None:
+    state = State("a", (), 16, 64, True, 5, 20, 16, {"read\rer": 2}, None, {"program": "p\x1b"}, "memory")
+    assert pageview.log(state)["readers"] == [["read\\rer", 2, 18, 2]]
+    assert (pageview.log(state)["writer"], pageview.log(state)["shape"]) == ("p\\x1b", "bytes")
 
 
 def test_points_hold_what_can_be_drawn() -> None:

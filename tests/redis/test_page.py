@@ -13,13 +13,15 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
 
 from servers import OwnServer
-from shareddata import DataDict, FieldError, SharedMemory, TSLog, pagefeed, pagesensors, pagewrite
+from shareddata import DataDict, FieldError, SharedMemory, TSLog, pagefeed, pagesensors, pageview, pagewrite
+from shareddata import page as pageserver
 from shareddata.frames import FrameFile
 from shareddata.page import Page, plotting_library
 from shareddata.sensors import SensorWriter
@@ -105,6 +107,9 @@ def test_page_of_a_record(page: Page, write: Write) -> None:
 def test_page_of_no_record_names_near_ones(page: Page) -> None:
     answer = ask(f"{page.url}record/TANK__measure")
     assert answer.status == 404 and "did you mean TANK__measures" in answer.json["error"]
+    shown = ask(f"{page.url}record/TANK__measure", accept="text/html,*/*")
+    assert shown.status == 404 and "did you mean TANK__measures" in shown.text and 'href="/sensors"' in shown.text
+    assert ask(f"{page.url}nothing", accept="text/html").status == 404
 
 
 @ANY_SERVER
@@ -130,6 +135,25 @@ def test_library_is_found_without_importing_its_package() -> None:
     assert "uplot" not in sys.modules
 
 
+@ANY_SERVER
+def test_logs_that_others_damaged_hide_neither_logs_nor_records(
+    page: Page, tank: SharedMemory, client: Any, write: Write
+) -> None:
+    write("TANK__measures", level=1.0)
+    with TSLog("tank/fast", ["f"], shm=tank) as log:
+        log.store(1.0)
+        log.commit()
+        client.set("tslog:bad", "x")
+        client.set("tslog:other:key", "x")
+        client.xgroup_create("tslog:tank/fast", b"a\r\x1b\xff", "0")
+        shown = ask(f"{page.url}logs")
+        assert shown.status == 200 and "wrong kind of value" in shown.text and "\x1b" not in shown.text
+        assert 'data-reader="a\\r\\x1b\\xff"' in shown.text
+        told = eventually(lambda: found if "level_meters" in (found := ask(f"{page.url}metrics").text) else "")
+    assert 'records{log="tank/fast"} 1.0' in told
+    assert 'log="bad"' not in told
+
+
 def test_logs_with_lags(page: Page, tank: SharedMemory) -> None:
     with TSLog("tank/fast", ["f"], shm=tank, nreaders=2) as log, log.reader(0) as reader:
         for i in range(20):
@@ -140,9 +164,8 @@ def test_logs_with_lags(page: Page, tank: SharedMemory) -> None:
         reader.commit()
         with events(f"{page.url}events/logs") as found:
             (told,) = next(found).data["logs"]
-    assert (told["name"], told["length"], told["formats"]) == ("tank/fast", 20, ["f"])
-    assert told["readers"]["reader:0"] == {"committed": 12, "lag": 8, "missing": 0}
-    assert told["readers"]["reader:1"]["lag"] == 20
+    assert (told["name"], told["length"], told["shape"]) == ("tank/fast", 20, "f")
+    assert told["readers"] == [["reader:0", 12, 8, 0], ["reader:1", 0, 20, 0]]
     assert "reader:1" in ask(f"{page.url}logs").text
 
 
@@ -328,6 +351,29 @@ def test_plot_of_a_record_without_history_begins_now(page: Page, write: Write) -
         assert points(until(found, lambda event: event.kind == "points"), "x") == [4.5]
 
 
+@ANY_SERVER
+def test_plot_goes_on_where_it_was_and_tells_what_was_trimmed_meanwhile(
+    page: Page, write: Write, client: Any
+) -> None:
+    for count in range(10):
+        write("TANK__measures", count=count)
+    entries = [identity.decode() for identity, _ in client.xrange("TANK__measures:history")]
+    url = f"{page.url}events/record/TANK__measures?span=600"
+
+    def history(query: str = "", **headers: str) -> Any:
+        with events(url + query, **headers) as found:
+            told = until(found, lambda event: event.kind == "points").data
+        return told["columns"]["count"], told["continued"], told["gap"]
+
+    everything = [*range(10)], False, False
+    assert history(f"&after={entries[6]}") == ([7, 8, 9], True, False)
+    assert history(f"&after={entries[6]}", last_event_id=entries[7]) == ([8, 9], True, False)
+    client.xtrim("TANK__measures:history", minid=entries[8], approximate=False)
+    assert history(f"&after={entries[6]}") == ([8, 9], True, True)
+    for strange in ("&after=junk", "&after=99999999999999999999-0", "&span=-1e300", "&after=$"):
+        assert history(strange)[1:] == everything[1:], strange
+
+
 def test_long_history_is_thinned_and_keeps_its_extremes(
     page: Page, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,8 +445,11 @@ def test_many_browsers_are_one_reader(page: Page, write: Write, client: Any) -> 
             each.__exit__(None, None, None)
 
 
-def test_slow_browser_skips_and_costs_nothing(page: Page, write: Write) -> None:
+def test_slow_browser_skips_and_costs_nothing(
+    page: Page, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A browser that takes nothing for a while finds the newest value, and what lay in between is nowhere kept."""
+    monkeypatch.setattr(pageview, "_LONGEST", 1 << 20)
     target, note = page.url.removeprefix("http://").rstrip("/"), "x" * 30000
     host, _, port = target.partition(":")
     slow = socket.create_connection((host, int(port)), timeout=10)
@@ -421,7 +470,9 @@ def test_slow_browser_skips_and_costs_nothing(page: Page, write: Write) -> None:
         slow.close()
 
 
-def test_server_that_goes_away_is_told_of(own_server: Callable[..., OwnServer]) -> None:
+def test_server_that_goes_away_is_told_of(
+    own_server: Callable[..., OwnServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = own_server()
     with SharedMemory(url=server.url, timeout=0.5) as shm:
         shm.init(TANK)
@@ -433,6 +484,9 @@ def test_server_that_goes_away_is_told_of(own_server: Callable[..., OwnServer]) 
             for path in ("sensors", "frames", "logs"):
                 answer = ask(f"{page.url}{path}")
                 assert answer.status == 503 and "nobody answers" in answer.text and "</nav>" in answer.text
+            monkeypatch.setattr(pagefeed.logs, "states", lambda shm: [])
+            answer = ask(f"{page.url}metrics")
+            assert answer.status == 503 and "nobody answers" in answer.text, "values of before are not told as new"
             server.start()
             until(found, lambda event: not event.data["trouble"])
             eventually(lambda: ask(f"{page.url}frames").status == 200)
@@ -479,6 +533,8 @@ def test_other_addresses_demand_the_token(tank: SharedMemory) -> None:
             assert ask(url + path, authorization="Bearer wrong").status == 401, path
         answer = ask(url, accept="text/html")
         assert (answer.status, answer.headers["location"]) == (303, "/login")
+        answer = ask(f"{url}record/TANK__plain", accept="text/html")
+        assert answer.headers["location"] == "/login?next=/record/TANK__plain"
         login = ask(f"{url}login")
         assert login.status == 200 and tank.url not in login.text, "a stranger learns nothing"
         assert ask(f"{url}metrics", authorization=f"Bearer {TOKEN}").status == 200
@@ -554,10 +610,13 @@ def test_write_by_json_keeps_what_is_not_named(page: Page, tank: SharedMemory) -
         ({"speed": "fast"}, 400, "'fast' is no float"),
         ({"speed": "9"}, 400, "5"),
         ({}, 400, "no fields"),
+        ("[" * 100_000, 400, "no fields"),
+        ('{"valve": "\\ud800"}', 400, "surrogates not allowed"),
     ],
 )
 def test_wrong_writes_change_nothing(page: Page, tank: SharedMemory, form: Any, status: int, says: str) -> None:
-    answer = ask(f"{page.url}setdata/TANK__command", "POST", form=form, authorization=BEARER)
+    sent = {"body": form, "content_type": "application/json"} if isinstance(form, str) else {"form": form}
+    answer = ask(f"{page.url}setdata/TANK__command", "POST", authorization=BEARER, **sent)
     assert answer.status == status and says in answer.json["error"]
     with DataDict("T", tank) as dd:
         dd.set_datas_to_read(["TANK__command"])
@@ -587,6 +646,54 @@ def test_other_sites_cannot_use_the_cookie(page: Page) -> None:
         assert ask(target, "POST", form={"valve": "x"}, cookie=cookie, host=host, origin=origin).status == 403
     assert ask(target, "POST", form={"valve": "x"}, cookie=cookie, host=host).status == 403
     assert ask(target, "POST", form={"valve": "x"}, cookie=cookie, host=host, origin=own).status == 200
+
+
+@ANY_SERVER
+def test_write_of_an_array(page: Page, tank: SharedMemory, caplog: pytest.LogCaptureFixture) -> None:
+    tank.init({"WAY": [*HEAD, ["points", 0.0, {"dtype": "<f4", "shape": [9]}]]})
+    eventually(lambda: "WAY" in page.app.feed.views)
+    sent = {"points": str([*range(9)]), "sender": "alice\nroot\x1b"}
+    with caplog.at_level("INFO", "shareddata"):
+        answer = ask(f"{page.url}setdata/WAY", "POST", form=sent, authorization=BEARER)
+    assert answer.status == 200 and answer.json["values"]["points"] == [float(i) for i in range(9)], answer.text
+    (told,) = [record.getMessage() for record in caplog.records if "wrote WAY" in record.getMessage()]
+    assert told == "alice\\nroot\\x1b (127.0.0.1) wrote WAY: points=9: 0 .. 8"
+
+
+@ANY_SERVER
+def test_what_no_browser_sends_is_refused(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ask(f"{page.url}login", "POST", body="token=\xff").status == 401
+    assert ask(f"{page.url}doctor", "POST", origin="http://[").status == 403
+    monkeypatch.setattr(pagewrite, "_BODY_WITHIN", 0.1)
+    with socket.create_connection(("127.0.0.1", page.port), timeout=10) as slow:
+        slow.sendall(b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nt")
+        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+@ANY_SERVER
+def test_who_sends_no_request_holds_no_place(tank: SharedMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections without a whole request are closed; streams and their neighbours are not."""
+    monkeypatch.setattr(pageserver, "_REQUEST_WITHIN", 0.3)
+    monkeypatch.setattr(pageserver, "_MOST_CONNECTIONS", 20)
+    with Page(tank, port=0) as page, events(f"{page.url}events/record/TANK__plain") as found:
+        next(found)
+        idle = [socket.create_connection(("127.0.0.1", page.port), timeout=10) for _ in range(30)]
+        try:
+            for each in idle:
+                with suppress(OSError):  # closed at once: there are too many
+                    each.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
+            for each in idle:
+                with suppress(ConnectionResetError):
+                    assert each.recv(1) == b""
+        finally:
+            for each in idle:
+                each.close()
+        assert eventually(lambda: ask(page.url).status == 200)
+        with DataDict("HDL_TANK", tank) as dd:
+            (data,) = dd.set_datas_to_write(["TANK__plain"])
+            data.set(2.5)
+            dd.flush()
+        assert points(until(found, lambda event: event.kind == "points"), "x") == [2.5]
 
 
 @ANY_SERVER

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import browser
-from shareddata import DataDict, SharedMemory, TSLog
+from shareddata import DataDict, SharedMemory, TSLog, pageapp
 from shareddata.frames import FrameFile
 from shareddata.page import Page
 from shareddata.sensors import SensorWriter
@@ -310,6 +310,87 @@ def test_write_of_an_owned_record_names_its_writer(chromium: Any, page: Page, dd
         window.get_by_role("button", name="Write").click()
         window.get_by_text("'HDL_PUMP'").wait_for()
         window.get_by_text("nothing was written").wait_for()
+
+
+HIDDEN = """(hidden) => {
+  Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_held_picture_outlasts_a_look_at_another_tab(
+    chromium: Any, page: Page, dd: DataDict, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for count in range(20):
+        write(dd, level=1.0, count=count, ts=time.time() - 20 + count)
+    with browser.window(chromium) as window:
+        window.clock.install()
+        window.goto(f"{page.url}record/TANK__measures")
+        window.locator("#told", has_text="20 points").wait_for()
+        window.get_by_role("button", name="Save CSV").focus()
+        window.keyboard.press("+")  # also while a button has the focus
+        window.get_by_role("button", name="Go on").wait_for()
+        window.evaluate(HIDDEN, True)
+        client.xtrim("TANK__measures:history", maxlen=0, approximate=False)
+        write(dd, level=1.0, count=100)
+        window.evaluate(HIDDEN, False)
+        window.locator("#told", has_text="22 points").wait_for()  # those of before, a gap, and the new one
+        window.set_viewport_size({"width": 900, "height": 800})
+        assert drawn(window) > 100
+        monkeypatch.setattr(pageapp, "_ALIVE", 1000.0)
+        write(dd, level=1.0, count=101)  # the last that the server says
+        window.locator("#told", has_text="23 points").wait_for()
+        with window.expect_request("**/events/record/*"):
+            window.clock.fast_forward(16000)  # a stream without a word is given up
+
+
+def test_pages_follow_what_is_described(chromium: Any, shm: SharedMemory) -> None:
+    """Opened before anything was described, while a record goes, and comes again."""
+    long = {"doc": "L" * 500, "fields": [*HEAD, ["a" * 80, 0.0, {"unit": "kg" * 40}], ["digits", 0], ["note", ""]]}
+    with Page(shm, port=0) as page, browser.window(chromium, expected="404") as window:
+        window.goto(page.url)
+        window.get_by_text("There is no record here yet").wait_for()
+        shm.init({"LONG": long})
+        row(window, "LONG").wait_for()
+        with DataDict("HDL", shm) as dd:
+            write(dd, "LONG", digits=10**300, note="ü" * 5000)
+            window.goto(f"{page.url}record/LONG")
+            window.get_by_text("1000000").wait_for()
+            for width in (1280, 360):
+                window.set_viewport_size({"width": width, "height": 800})
+                assert window.evaluate("document.documentElement.scrollWidth") <= width
+                assert window.evaluate(
+                    "[...document.querySelectorAll('.fields td')].every((cell) => cell.getBoundingClientRect().right"
+                    " <= cell.closest('table').getBoundingClientRect().right)"
+                ), "nothing is cut off"
+        shm.init({"OTHER": [*HEAD, ["x", 0.0]]}, prune=True)
+        window.get_by_text("no record 'LONG' is described").wait_for()
+        shm.init({"LONG": long})
+        window.get_by_role("heading", name="LONG").wait_for()
+
+
+def test_names_that_are_no_text_are_shown_and_nothing_is_loaded_forever(
+    chromium: Any, page: Page, dd: DataDict, client: Any
+) -> None:
+    with TSLog("tank/fast", ["f"], shm=dd.shm) as log, FrameFile("camera", dd.shm, mode="w") as frames:
+        log.store(1.0)
+        log.commit()
+        client.xgroup_create("tslog:tank/fast", b"a\rb\xff", "0")
+        client.zadd("shareddata:sensors", {b"a\rb": 1})
+        data = frames.create_dataset("a\rb", shape=(1, 8, 8), maxshape=(None, 8, 8), dtype="u1")
+        with browser.window(chromium) as window:
+
+            def shows(path: str, text: str, change: Any) -> None:
+                window.goto(page.url + path)
+                window.evaluate("window.first = true")
+                window.locator("#link[data-state=live]").wait_for()
+                change()
+                window.get_by_text(text).first.wait_for()
+                assert window.evaluate("window.first"), "it is the page that was opened"
+
+            shows("logs", "1 to 2", lambda: (log.store(2.0), log.commit()))
+            shows("sensors", "-18", lambda: client.hset("sensor:a\rb", "v", "1"))
+            shows("frames", "frame 1", lambda: data.resize(2, axis=0))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
