@@ -29,9 +29,10 @@ export function timeText(ts, step = 0.001) {
   return step >= 1 ? text.slice(11, 19) : text.slice(11, 23).replace(/0+$/, "").replace(/\.$/, "");
 }
 
-/** Return a number as short as it can be told apart on a plot. */
-export function numberText(value) {
-  return value === null || value === undefined ? "–" : String(Number(value.toPrecision(7)));
+/** Return a number as exactly as the table of values tells it. */
+function numberText(value) {
+  if (value === null || value === undefined) return "–";
+  return String(Number.isInteger(value) ? value : Number(value.toPrecision(10)));
 }
 
 /** Return a number beside a plot, at most nine characters wide. */
