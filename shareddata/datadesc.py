@@ -255,7 +255,10 @@ def same(one: tuple[Any, ...] | None, other: tuple[Any, ...] | None) -> bool:
     """
     if one is None or other is None:
         return one is other
-    return len(one) == len(other) and all(map(_alike, one, other))
+    try:
+        return len(one) == len(other) and all(map(_alike, one, other))
+    except RecursionError:  # nested so deeply that it cannot be compared
+        return False
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 from shareddata.datadesc import Field, Record
 
 _GAP = "  "
+_DEEPEST = 100  # lists and objects within each other that are shown
+_TOO_DEEP = "nested too deeply to be shown"
 _AHEAD = 0.5  # seconds that a time stamp may be in the future before it is told
 _AGES = ((1, "s", 100), (60, "min", 6000), (3600, "h", 172800), (86400, "d", math.inf))  # size, unit, used up to
 
@@ -110,7 +112,10 @@ def value_text(field: Field, value: Any, exact: bool = False) -> str:
         return repr(value) if exact else format(value, ".10g")
     if isinstance(value, str) and field.type != "any":
         return clean(value)
-    return clean(json.dumps(value, ensure_ascii=False))
+    try:
+        return clean(json.dumps(value, ensure_ascii=False))
+    except RecursionError:
+        return _TOO_DEEP
 
 
 def _array_text(field: Field, value: Any, exact: bool) -> str:
@@ -193,8 +198,15 @@ def line(view: View, now: float | None = None, name: bool = True) -> str:
 # -- JSON -----------------------------------------------------------------------------------------------------------
 
 
-def strict(value: Any) -> Any:
-    """Return a value that strict JSON can hold: arrays as lists, complex numbers as pairs, NaN as a string."""
+def strict(value: Any, depth: int = 0) -> Any:
+    """Return a value that strict JSON can hold: arrays as lists, complex numbers as pairs, NaN as a string.
+
+    Args:
+        value: of a field, or made of such.
+        depth: how deeply it is nested in another one; a text stands for what is nested more deeply than anybody reads.
+    """
+    if depth > _DEEPEST:
+        return _TOO_DEEP
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):
@@ -202,8 +214,8 @@ def strict(value: Any) -> Any:
     if isinstance(value, complex):
         return [strict(value.real), strict(value.imag)]
     if isinstance(value, dict):
-        return {key: strict(item) for key, item in value.items()}
-    return [strict(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: strict(item, depth + 1) for key, item in value.items()}
+    return [strict(item, depth + 1) for item in value] if isinstance(value, list | tuple) else value
 
 
 def dumps(value: Any, indent: int | None = None) -> str:

@@ -2,7 +2,8 @@
 /* global uPlot */
 import { put } from "./live.js";
 
-const MOST = 60000; // points that are kept; the oldest go
+const MOST = 60000; // points that are kept, fewer of many fields; the oldest go
+const MOST_VALUES = 3e6;
 const STEP_BACK = 5; // seconds that a time stamp may be behind the one before, and still be put in order
 const TALLEST = 16000; // pixels of a saved picture; where more are needed plots stand beside each other
 const AXIS = 68; // the width of the numbers beside a plot: the same for all, so that times are below each other
@@ -47,14 +48,15 @@ export class Points {
     this.names = names;
     this.times = [];
     this.values = names.map(() => []);
+    this.most = Math.min(MOST, Math.floor(MOST_VALUES / names.length));
   }
 
   /** Take columns of points: `ts` and one for each field. */
   add(columns) {
     const own = this.names.map((name) => columns[name] ?? []);
     columns.ts.forEach((ts, i) => this.insert(ts, own.map((column) => column[i] ?? null)));
-    const surplus = this.times.length - MOST;
-    if (surplus > 0) for (const each of [this.times, ...this.values]) each.splice(0, surplus + MOST / 10);
+    const surplus = this.times.length - this.most;
+    if (surplus > 0) for (const each of [this.times, ...this.values]) each.splice(0, surplus + this.most / 10);
   }
 
   insert(ts, row) {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shareddata import descfile
-from shareddata.datadesc import Field
+from shareddata.datadesc import Field, same
 from shareddata.table import (
     View,
     age_text,
@@ -123,6 +123,24 @@ def test_line() -> None:
     )  # fmt: skip
     assert line(View(TANK)) == "-  TANK__measures  (no value)"
     assert fields_text(View(TANK)) == ""
+
+
+def test_what_is_nested_deeply_is_shown_as_far_as_anybody_reads() -> None:
+    """What can be read cannot always be written again: at the stack's end a value took the whole table with it."""
+    field = TANK.field("any")
+    for depth in (*range(5, 100, 5), 300, 900, *range(930, 1000)):
+        try:
+            value = json.loads("[" * depth + "]" * depth)
+        except RecursionError:
+            break
+        shown = view(any=value)
+        assert value_text(field, value) in (json.dumps(value), "nested too deeply to be shown")
+        assert lay_out([shown], 80, 24, 1.0)
+        assert same(shown.trame, view(any=json.loads("[" * depth + "]" * depth)).trame) in (depth < 900, True)
+        told = json.loads(as_json(shown))["values"]["any"]
+        assert depth > 95 or told == value
+    else:
+        raise AssertionError("the stack is larger than thought")
 
 
 def test_json_is_strict() -> None:

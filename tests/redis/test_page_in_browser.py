@@ -179,8 +179,7 @@ def test_zoom_hover_and_save(chromium: Any, page: Page, dd: DataDict) -> None:
         with window.expect_download() as coming:
             window.get_by_role("button", name="Save CSV").click()
         rows = list(csv.DictReader(io.StringIO(coming.value.path().read_text())))
-        first = int(rows[0]["count"]) - 1584538000
-        assert 40 <= len(rows) <= 60 and 95 <= first <= 105, "what is shown, and nothing else"
+        assert 40 <= len(rows) <= 60 and 95 <= int(rows[0]["count"]) - 1584538000 <= 105, "what is shown"
         assert float(rows[0]["ts"]) == begin + (int(rows[0]["count"]) - 1584538000) / 2
         assert set(rows[0]) == {"time", "ts", "level [m]", "count", "open"}
         with window.expect_download() as coming:
@@ -251,12 +250,6 @@ def test_sensors(chromium: Any, page: Page, dd: DataDict) -> None:
         window.get_by_text("13.25", exact=True).wait_for()
         window.get_by_text("int64 array of 100: 0 to 99").wait_for()
         assert window.locator(".sensor script, .sensor img").count() == 0
-        black_and_white = numpy.repeat(numpy.array([[0, 1000]], "u2"), 30, axis=0).repeat(20, axis=1)
-        sensor.write("picture", black_and_white)
-        eventually(lambda: window.locator(".sensor img").count() == 1 and levels(window) == [0, 255])
-        sensor.write("picture", black_and_white[:, ::-1])
-        eventually(lambda: levels(window) == [255, 0])
-        assert window.locator(".sensor script").count() == 0
         assert window.title().startswith("Sensors")
 
 
