@@ -37,7 +37,11 @@ class Player:
     """A pseudo-terminal with a recording behind it.
 
     Args:
-        link: a symbolic link to be made to the terminal, so that it has a name that stays the same.
+        link: a symbolic link to be made to the terminal, so that it has a name that stays the same. One that a player
+            left there is replaced, nothing else.
+
+    Raises:
+        OSError: the link cannot be made, or something else is there.
 
     Attributes:
         device: the path that a handler opens (`-s`).
@@ -60,9 +64,19 @@ class Player:
         self._poll.register(self._master, select.POLLOUT)
         self._link = Path(link) if link else None
         if self._link:
-            beside = self._link.with_name(f".{self._link.name}.{os.getpid()}")
-            beside.symlink_to(self.device)
-            beside.replace(self._link)
+            try:
+                self._make_link(self._link)
+            except BaseException:
+                os.close(self._master)
+                raise
+
+    def _make_link(self, link: Path) -> None:
+        is_a_players = link.is_symlink() and Path(os.readlink(link)).parent == Path(self.device).parent
+        if os.path.lexists(link) and not is_a_players:
+            raise FileExistsError(f"{link}: something is there that no player made: give another name to --link")
+        beside = link.with_name(f".{link.name}.{os.getpid()}")
+        beside.symlink_to(self.device)
+        beside.replace(link)
 
     def __enter__(self) -> Self:
         return self

@@ -26,6 +26,8 @@ import tty
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
+from shareddata.errors import SharedDataError
+
 T = TypeVar("T")
 
 log = logging.getLogger("shareddata")
@@ -304,6 +306,7 @@ def _open_port(device: str, baudrate: int) -> _Port:
     Raises:
         OSError: it is not there, or may not be opened.
         ModuleNotFoundError: it needs pyserial, which is not installed.
+        SharedDataError: it never can be: pyserial knows no such address, or no such speed.
     """
     mode = 0 if "://" in device else os.stat(device).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or _is_pseudo_terminal(device):
@@ -314,6 +317,8 @@ def _open_port(device: str, baudrate: int) -> _Port:
         raise ModuleNotFoundError(
             f"{device} is a serial port, and reading one needs pyserial: pip install 'shareddata[hardware]'"
         ) from None
+    except ValueError as error:
+        raise SharedDataError(f"{device}, {baudrate} baud: no line can be opened so: {error}") from None
     except termios.error as error:  # not an OSError; pyserial lets it through when a device goes while it is opened
         raise OSError(*error.args) from error
 

@@ -11,7 +11,7 @@ import tty
 
 import pytest
 
-from shareddata import serialline
+from shareddata import SharedDataError, serialline
 from shareddata.serialline import NMEA, SerialLine
 
 SENTENCE = b"$GPHDT,274.07,T*03\r\n"
@@ -176,6 +176,15 @@ def test_a_socket_is_a_line_too(eventually):
             assert eventually(lambda: line.frames(0.1)) == [FRAME]
             accepted[0].close()
             eventually(lambda: line.frames(0.05) == [] and not line.connected)
+
+
+@pytest.mark.parametrize(("device", "baudrate"), [("gopher://robot:1", 9600), ("/dev/null", -5)])
+def test_a_line_that_can_never_be_is_an_error(device, baudrate):
+    with (
+        SerialLine(device, NMEA(), baudrate) as line,
+        pytest.raises(SharedDataError, match=f"{device}, {baudrate} baud: no line can be opened so: "),
+    ):
+        list(line.frames(1))
 
 
 def test_a_real_port_without_pyserial_says_what_to_install(monkeypatch):

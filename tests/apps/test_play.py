@@ -95,6 +95,17 @@ def test_a_link_that_points_elsewhere_meanwhile_is_left_alone(tmp_path):
     assert not link.is_symlink()
 
 
+@pytest.mark.parametrize("there", ["a file", "a link"])
+def test_what_no_player_made_is_not_replaced(tmp_path, there):
+    """A name that was typed wrongly would cost a file."""
+    precious, link = tmp_path / "precious", tmp_path / "tty"
+    precious.write_text("precious")
+    link.symlink_to(precious) if there == "a link" else precious.rename(link)
+    with pytest.raises(FileExistsError, match="tty: something is there that no player made: give another name"):
+        Player(str(link))
+    assert link.read_text() == "precious" and len(list(tmp_path.iterdir())) == (2 if there == "a link" else 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
