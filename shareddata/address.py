@@ -272,7 +272,10 @@ def resolve(url: str | Address | None = None, host: str | None = None, port: int
         if not _is_ip(host):  # it may hold a password: not shown
             raise ServerSetupError("the host's name holds a ':': give a port with -p (port=), a URL with -u (url=)")
         return Address(f"redis://[{host}]:{port or 6379}")
-    return Address(os.environ.get("SHAREDDATA_URL") or "redis://localhost:6379")
+    try:
+        return Address(os.environ.get("SHAREDDATA_URL") or "redis://localhost:6379")
+    except ServerSetupError as error:
+        raise ServerSetupError(f"$SHAREDDATA_URL: {error}") from None
 
 
 def _is_ip(host: str) -> bool:
@@ -324,6 +327,9 @@ def refusal(text: str, where: str, done: str = "", code: str = "") -> ServerErro
         code: the error code, where the text does not begin with it.
     """
     code = code or text.partition(" ")[0]
+    if "unknown command 'SENTINEL'" in text:
+        remedy = "this is no Sentinel: give the Sentinels' port, usually 26379, or a redis:// address"
+        return ServerSetupError(f"{where}: the server said: {text}: {remedy}")
     if "unknown command" in text or "unknown subcommand" in text:
         return ServerSetupError(f"{where}: the server said: {text}: use Redis 7.0 or Valkey 7.2, or later")
     kind, remedy = _REMEDIES.get(code, (ServerRefused, "see the server's log"))

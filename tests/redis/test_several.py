@@ -155,8 +155,10 @@ def test_nobody_is_there(scheme: str) -> None:
         SharedMemory(url=scheme.format(hosts), namespace="usv1", wait=0.1)
 
 
-def test_a_plain_server_is_no_cluster(own_server: Callable[..., OwnServer], kind: str) -> None:
+def test_a_plain_server_is_no_cluster_and_no_sentinel(own_server: Callable[..., OwnServer], kind: str) -> None:
     server = own_server(kind, port=free_port())
+    with pytest.raises(ServerSetupError, match="this is no Sentinel: give the Sentinels' port, usually 26379"):
+        SharedMemory(url=f"sentinel://127.0.0.1:{server.port}/robot", wait=0.1)
     with pytest.raises(ServerSetupError, match="is no node of a cluster: use a redis:// address"):
         SharedMemory(url=f"cluster://127.0.0.1:{server.port}", namespace="usv1", wait=0.1)
 
