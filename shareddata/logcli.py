@@ -402,7 +402,10 @@ def _log_trim(done: logs.Trimmed, json: bool) -> int:
 
 @command(
     talks=False,
-    from_=("Address of the server that has the logs and records", "option", "f", str, None, "URL"),
+    from_=(
+        "Address of the server that has the logs and records; default: $SHAREDDATA_URL",
+        *("option", "f", str, None, "URL"),
+    ),
     to_=("Address of the server that gets them; default: $SHAREDDATA_TO_URL", "option", "t", str, None, "URL"),
     namespace=("Namespace at the source", "option", "n", str, None, "NAME"),
     to_namespace=("Namespace at the destination; default: the source's", "option", "N", str, None, "NAME"),
@@ -438,7 +441,7 @@ def forward_(
     """
     check_typed(from_, "--from")
     check_typed(to_, "--to", TO_PREFIX)
-    to_ = to_ or os.environ.get(f"{TO_PREFIX}_URL")
+    from_, to_ = from_ or os.environ.get("SHAREDDATA_URL"), to_ or os.environ.get(f"{TO_PREFIX}_URL")
     if not timeout > 0:
         raise UsageError("--timeout must be above 0")
     if not from_ or not to_:

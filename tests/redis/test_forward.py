@@ -437,7 +437,9 @@ def command(ends: Ends, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable
     signal.signal(signal.SIGTERM, before)
 
 
-def test_the_command(ends: Ends, command: Callable[..., tuple[int, str, str]]) -> None:
+def test_the_command(
+    ends: Ends, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, destination = ends
     source.init(RECORDS)
     flush(source, "GPS", range(3))
@@ -451,6 +453,9 @@ def test_the_command(ends: Ends, command: Callable[..., tuple[int, str, str]]) -
     ])  # fmt: skip
     assert command(*where, "--once", "TANK")[0] == 1
     assert command("--from", source.url)[0] == 2
+    assert command("--to", destination.url)[0] == 2
+    monkeypatch.setenv("SHAREDDATA_URL", source.url)
+    assert command(*where[2:], "--once", "GPS", "nav")[0] == 0
     assert command(*where, "--timeout", "0")[0] == 2
     flush(destination, "GPS", range(1))
     code, out, err = command(*where, "--once", "GPS")
