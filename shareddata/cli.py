@@ -11,6 +11,7 @@ import difflib
 import json as json_text
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -487,7 +488,8 @@ def demo_(what: str = "devices", seconds: float | None = None, logs: str | None 
     folder = demo.run(_show, arguments.Live().say, seconds=seconds, logs=logs)
     print(f"Done; nothing of it runs any more. The CSV logs are in {folder}")
     print("See them in a browser:  shareddata demo page   (in a checkout: scripts/demo page)")
-    print("Try next:  shareddata new tank   (your own device)   or   shareddata serve   (a server that stays)")
+    first = "" if shutil.which("shareddata") else "install it (README.md), then  "
+    print(f"Try next:  {first}shareddata new tank   (your own device)   or   shareddata serve   (a server that stays)")
 
 
 def _show(shm: SharedMemory, names: Sequence[str], seconds: float) -> None:

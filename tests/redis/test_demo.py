@@ -48,7 +48,7 @@ def until(running: subprocess.Popen[str], word: str) -> None:
 def test_live_data_and_logs(tmp_path: Path) -> None:
     before = Snapshot()
     begin = time.monotonic()
-    with demonstration(tmp_path / "logs", "--seconds", "2") as running:
+    with demonstration(tmp_path / "logs", "--seconds", "2", PATH=str(tmp_path)) as running:
         out, err = running.communicate(timeout=50)
     assert (running.returncode, err) == (0, "")
     assert not before.new_processes(), "nothing of it runs when it has ended"
@@ -60,6 +60,7 @@ def test_live_data_and_logs(tmp_path: Path) -> None:
         assert record in out
     assert str(tmp_path / "logs") in out.splitlines()[-3]
     assert "shareddata demo page" in out.splitlines()[-2]
+    assert "Try next:  install it (README.md), then  shareddata new tank" in out.splitlines()[-1]
     assert time.monotonic() - begin < 20
     (measures,) = (tmp_path / "logs").glob("*_HDL_BATTERY_BATTERY__measures.csv")
     rows = list(csv.DictReader(measures.read_text().splitlines()))
@@ -67,12 +68,13 @@ def test_live_data_and_logs(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_it_early(tmp_path: Path) -> None:
-    with demonstration(tmp_path, "--seconds", "600") as running:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with demonstration(tmp_path, "--seconds", "600", PATH=path) as running:
         until(running, "BATTERY__measures")
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=20)
     assert (running.returncode, err) == (0, "")
-    assert "Done" in out
+    assert "Done" in out and "Try next:  shareddata new tank" in out
 
 
 def test_page_shows_it_until_ctrl_c(tmp_path: Path) -> None:
