@@ -29,7 +29,7 @@ def create(name: str, folder: str | Path = ".") -> list[Path]:
 
     Raises:
         SharedDataError: the name cannot be used, or one of the files is there already; nothing was written.
-        OSError: the folder cannot be written to.
+        OSError: the folder cannot be written to; nothing is left there.
 
     Redis: none.
     """
@@ -45,11 +45,18 @@ def create(name: str, folder: str | Path = ".") -> list[Path]:
     if there := [str(path) for path in texts if path.exists()]:
         raise SharedDataError(f"{', '.join(there)}: already there: choose another name or another folder")
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for path, text in texts.items():
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-        path.chmod(path.stat().st_mode | (0o111 if path.suffix == ".py" else 0))
-    return list(texts)
+    made: list[Path] = []
+    try:
+        for path, text in texts.items():
+            with path.open("x", encoding="utf-8") as file:
+                made.append(path)
+                file.write(text)
+            path.chmod(path.stat().st_mode | (0o111 if path.suffix == ".py" else 0))
+    except OSError:
+        for path in made:
+            path.unlink()
+        raise
+    return made
 
 
 def _text(template: str, words: dict[str, str]) -> str:

@@ -727,6 +727,14 @@ def test_new_runs_at_once(call: Call, url: str, tmp_path: Path, monkeypatch: pyt
             reader.kill()
 
 
+def test_new_leaves_nothing_on_a_full_disk(tmp_path: Path) -> None:
+    """Else the next try would say that the files are there already."""
+    command = ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", sys.executable, "-m", "shareddata", "new", "tank"]
+    ended = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=20, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "shareddata new: [Errno 27] File too large\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_new_overwrites_nothing(call: Call, tmp_path: Path) -> None:
     (tmp_path / "read_tank.py").write_text("mine")
     code, _, err = call("new", "--folder", tmp_path, "tank")
