@@ -250,6 +250,12 @@ def test_sensors(chromium: Any, page: Page, dd: DataDict) -> None:
         window.get_by_text("13.25", exact=True).wait_for()
         window.get_by_text("int64 array of 100: 0 to 99").wait_for()
         assert window.locator(".sensor script, .sensor img").count() == 0
+        black_and_white = numpy.repeat(numpy.array([[0, 1000]], "u2"), 30, axis=0).repeat(20, axis=1)
+        sensor.write("picture", black_and_white)
+        eventually(lambda: window.locator(".sensor img").count() == 1 and levels(window) == [0, 255])
+        sensor.write("picture", black_and_white[:, ::-1])
+        eventually(lambda: levels(window) == [255, 0])
+        assert window.locator(".sensor script").count() == 0
         assert window.title().startswith("Sensors")
 
 
