@@ -290,7 +290,7 @@ _REMEDIES = {
     "NOAUTH": (ServerRefused, "log in: set $SHAREDDATA_USER and $SHAREDDATA_PASSWORD_FILE"),
     "WRONGPASS": (
         ServerRefused,
-        "correct user and password: the address's, else $SHAREDDATA_USER and $SHAREDDATA_PASSWORD_FILE",
+        "correct user and password in $SHAREDDATA_USER and $SHAREDDATA_PASSWORD_FILE, or in the address",
     ),
     "WRONGTYPE": (ServerRefused, "another program uses the key for something else: rename one of them"),
     "OOM": (ServerRefused, "the server's memory is full: delete data or raise it with CONFIG SET maxmemory"),

@@ -193,7 +193,7 @@ def test_a_password_is_never_shown(guarded: OwnServer, caplog: pytest.LogCapture
 @pytest.mark.parametrize("form", range(6))
 def test_a_wrong_password_is_said_at_once(guarded: OwnServer, form: int) -> None:
     start = time.monotonic()
-    with pytest.raises(ServerRefused, match="correct user and password: .*SHAREDDATA_PASSWORD_FILE") as refused:
+    with pytest.raises(ServerRefused, match="correct user and password in .*SHAREDDATA_PASSWORD_FILE") as refused:
         SharedMemory(url=addresses(guarded, "wr0ng")[form])
     assert time.monotonic() - start < 1
     assert "wr0ng" not in str(refused.value)
