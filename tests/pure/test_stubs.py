@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shareddata import descfile, stubs
@@ -145,6 +146,8 @@ texts = st.text(max_size=40)
 
 @settings(max_examples=60)
 @given(st.dictionaries(names, st.tuples(texts, texts), min_size=1, max_size=6))
+@example({"0": ("/*", '*/ "')})
+@example({"0": ('\\" /*', "")})
 def test_any_names_and_texts_are_python(described: dict[str, tuple[str, str]]) -> None:
     records = {
         name: Record(name, parse_record(name, [*HEAD, ["x", 0.0, {"unit": unit, "doc": doc}]]).fields, doc)
@@ -152,5 +155,5 @@ def test_any_names_and_texts_are_python(described: dict[str, tuple[str, str]]) -
     }
     classes = [each.name for each in ast.parse(stubs.python(records)).body if isinstance(each, ast.ClassDef)]
     assert len(set(classes)) == 2 * len(records)
-    header = stubs.header(records)
-    assert header.count("/*") == header.count("*/")
+    code = re.sub(r'/\*.*?\*/|"(?:\\.|[^"\\\n])*"', "", stubs.header(records), flags=re.DOTALL)
+    assert not re.search(r'/\*|\*/|"', code), "no text begins or ends a comment or a literal"
