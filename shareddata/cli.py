@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
@@ -40,7 +41,7 @@ from shareddata import (
     watch,
 )
 from shareddata.codec import decoder
-from shareddata.command import Command, UsageError, Where, command
+from shareddata.command import Command, UsageError, Where, command, let_output_go
 from shareddata.datadesc import Field, Record
 from shareddata.datadict import DataDict
 from shareddata.errors import DescriptionError, FieldError, NotInitialized, SharedDataError
@@ -570,7 +571,9 @@ def main(arglist: Sequence[str] | None = None) -> None:
         sys.exit(2)
     first = arguments[0]
     if first in ("-h", "--help", "help"):
-        print(help_text(), end="")
+        with suppress(BrokenPipeError):  # of a reader that has seen enough
+            print(help_text(), end="")
+        let_output_go()
     elif first in ("-V", "--version"):
         print(f"shareddata {_version()}")
     elif first in COMMANDS:

@@ -139,8 +139,10 @@ def write_whole(path: Path, content: bytes) -> None:
     try:
         draft.draft.write_bytes(content)
         draft.publish()
-    except BaseException:
+    except BaseException as error:
         draft.remove()
+        if isinstance(error, OSError) and error.errno:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None  # not the draft's name
         raise
 
 

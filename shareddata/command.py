@@ -156,7 +156,7 @@ class Command:
             sys.stderr.write(f"shareddata {self.name}: {clean(' '.join(str(error).splitlines()))}\n")
             return 1
         finally:
-            _let_output_go()
+            let_output_go()
         return code
 
 
@@ -211,8 +211,11 @@ def _prepare_output() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _let_output_go() -> None:
-    """Leave nothing that cannot be written, to a closed pipe or a full disk: Python would try again at its end."""
+def let_output_go() -> None:
+    """Leave nothing that cannot be written, to a closed pipe or a full disk: Python would try again at its end.
+
+    Redis: none.
+    """
     try:
         sys.stdout.flush()
     except OSError:

@@ -288,6 +288,8 @@ class App:
     async def _servdata(self, request: Request) -> Response:
         """Send a record's values as they change, `frequency` times a second at most."""
         view = await self._view(request)
+        for strange in request.query_params.keys() - {"fields", "frequency"}:
+            raise FieldError(f"{strange}=: expected fields=NAME,NAME and frequency=NUMBER")
         names = [name for name in request.query_params.get("fields", "").split(",") if name]
         for name in names:
             pagewrite.field_of(view.record, name)

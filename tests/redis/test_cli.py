@@ -593,6 +593,16 @@ def test_watch_tells_that_the_server_went(own_server: Callable[..., OwnServer], 
 # -- how commands end -----------------------------------------------------------------------------------------------
 
 
+def test_help_into_a_closed_pipe_says_nothing() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = subprocess.run([sys.executable, "-m", "shareddata", "--help"], stdout=writer, stderr=subprocess.PIPE)
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 def test_a_closed_pipe_is_no_error(tank: Path, url: str) -> None:
     write(url, 1)
     with program("tail", "--json", "--since", "0", "TANK__measures") as running:

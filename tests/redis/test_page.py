@@ -415,6 +415,7 @@ def test_servdata_is_as_slow_as_it_is_asked_to_be(page: Page, write: Write) -> N
         ("servdata/TANK__measures?fields=lvel", 400, "no field 'lvel'"),
         ("servdata/TANK__measures?frequency=fast", 400, "expected a number"),
         ("servdata/TANK__measures?frequency=1000", 400, "0.001 to 10"),
+        ("servdata/TANK__measures?freq=5", 400, "freq=: expected fields=NAME,NAME and frequency=NUMBER"),
         ("servdata/TANK__measures?frequency=nan", 400, "0.001 to 10"),
         ("events/record/NONE", 404, "no record"),
     ],
