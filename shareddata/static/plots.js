@@ -2,7 +2,7 @@
 /* global uPlot */
 import { put } from "./live.js";
 
-const MOST = 60000; // points that are kept, fewer of many fields; the oldest go
+const MOST = 60000; // points that are kept, fewer of many fields; what is out of sight goes first, then they are thinned
 const MOST_VALUES = 3e6;
 const STEP_BACK = 5; // seconds that a time stamp may be behind the one before, and still be put in order
 const TALLEST = 16000; // pixels of a saved picture; where more are needed plots stand beside each other
@@ -55,8 +55,26 @@ export class Points {
   add(columns) {
     const own = this.names.map((name) => columns[name] ?? []);
     columns.ts.forEach((ts, i) => this.insert(ts, own.map((column) => column[i] ?? null)));
-    const surplus = this.times.length - this.most;
-    if (surplus > 0) for (const each of [this.times, ...this.values]) each.splice(0, surplus + this.most / 10);
+  }
+
+  get surplus() { return this.times.length > this.most; }
+
+  /** Forget the oldest points. */
+  drop(count) {
+    for (const each of [this.times, ...this.values]) each.splice(0, count);
+  }
+
+  /** Put points together: of each four two are left, one with each field's least value and one with its greatest. */
+  thin() {
+    const { times, values } = this, thinned = [[], ...values.map(() => [])];
+    for (let i = 0; i < times.length; i += 4) {
+      const rows = Math.min(4, times.length - i);
+      const columns = values.map((column) => column.slice(i, i + rows));
+      const gaps = times.slice(i, i + rows).filter((_, row) => columns.every((column) => column[row] === null)).length;
+      if (rows < 4 || gaps > 0 && gaps < 4) [times.slice(i, i + rows), ...columns].forEach((part, k) => thinned[k].push(...part));
+      else [[times[i], times[i + 3]], ...columns.map(extremes)].forEach((part, k) => thinned[k].push(...part));
+    }
+    [this.times, ...this.values] = thinned;
   }
 
   insert(ts, row) {
@@ -81,6 +99,12 @@ export class Points {
   clear() {
     for (const each of [this.times, ...this.values]) each.length = 0;
   }
+}
+
+/** Return the least and the greatest of some values; null where there are none. */
+function extremes(column) {
+  const known = column.filter((value) => value !== null);
+  return known.length ? [Math.min(...known), Math.max(...known)] : [null, null];
 }
 
 /** One field's plot, with its title and what it shows under the pointer. */
@@ -250,6 +274,21 @@ export class Plots {
     if (!times.length) return [0, 1];
     const end = times.at(-1), begin = Math.max(times[0], end - this.span);
     return [begin, Math.max(end, begin + 0.001)];
+  }
+
+  /** Take columns of points; where there are too many, those before the time that is shown go, or all are thinned. */
+  add(columns) {
+    const { points } = this;
+    points.add(columns);
+    if (!points.surplus) return;
+    const begin = Math.min(points.times.at(-1) - this.span, this.range[0]);
+    const out = points.times.findIndex((ts) => ts >= begin);
+    if (out > points.most / 10) points.drop(out);
+    else {
+      points.thin();
+      if (points.surplus) points.drop(points.most / 2); // it is made of gaps
+      this.stretch = this.stretch > 1 ? 2 * this.stretch : 4;
+    }
   }
 
   draw() {

@@ -24,7 +24,7 @@ function showState(message) {
     remark(part(row, "limit"), state.limits[i] ?? "");
     row.classList.toggle("out", i in state.limits);
   });
-  put(head.sender, state.sender || "nobody yet");
+  put(head.sender, state.sender || "nobody");
   put(head.rate, state.rate || "-");
   showAge();
 }
@@ -48,7 +48,7 @@ function plotsOf(root) {
 
   const tell = () => {
     const count = plots.points.times.length;
-    const thinned = plots.stretch > 1 ? `; thinned: two points show the least and the greatest of ${plots.stretch}` : "";
+    const thinned = plots.stretch > 1 ? `; thinned: two points show the least and the greatest of up to ${plots.stretch}` : "";
     const lost = missed ? `; ${missed} came and went too fast to be drawn` : "";
     const wait = hasHistory ? "reading the history" : "no history: drawn from now on";
     for (const each of saves) each.disabled = !count;
@@ -71,7 +71,7 @@ function plotsOf(root) {
       }
       if (message.gap || interrupted && !hasHistory) plots.points.gap();
       interrupted = false;
-      plots.points.add(message.columns);
+      plots.add(message.columns);
       missed = message.missed ?? missed;
       last = identity || last;
       tell();

@@ -98,7 +98,7 @@ def test_table_holds_values_units_senders_and_remarks(page: Page, write: Write) 
 
 def test_page_of_a_record(page: Page, write: Write) -> None:
     text = ask(f"{page.url}record/TANK__measures").text
-    assert "<h1>TANK__measures" in text and "nobody yet" in text and "0 to 1.9" in text
+    assert "<h1>TANK__measures" in text and ">nobody<" in text and "0 to 1.9" in text
     assert 'src="/static/uPlot.js"' in text
     assert "http" not in re.sub(r"unix:\S+|http-equiv", "", text), "nothing is loaded from elsewhere"
 

@@ -188,6 +188,23 @@ def test_zoom_hover_and_save(chromium: Any, page: Page, dd: DataDict) -> None:
         assert coming.value.suggested_filename.endswith(".png")
         window.get_by_role("button", name="Zoom out").click()
         window.locator("#whole[disabled]").wait_for()
+        thinned = window.evaluate(
+            """async () => {
+              const { Plots, Points } = await import("/static/plots.js");
+              const kept = (points) => structuredClone([points.times, ...points.values]);
+              const points = new Points(["a", "b"]), plots = { points, span: 100, stretch: 1, range: [0, 10] };
+              points.add({ ts: [0, 1, 2, 3], a: [5, 1, 2, 3], b: [0, null, 7, 8] });
+              points.add({ ts: [4, 5, 6, 7, 8], a: [0, null, 0, 0, 9], b: [1, null, 1, 1, 2] });
+              points.most = 8;
+              Plots.prototype.add.call(plots, { ts: [9], a: [9], b: [9] });
+              const whole = kept(points);
+              plots.span = 2, plots.range = [7, 9];
+              Plots.prototype.add.call(plots, { ts: [10], a: [9], b: [9] });
+              return [whole, plots.stretch, kept(points)];
+            }"""
+        )
+        assert thinned[0] == [[0, 3, 4, 5, 6, 7, 8, 9], [1, 5, 0, None, 0, 0, 9, 9], [0, 8, 1, None, 1, 1, 2, 9]]
+        assert thinned[1:] == [4, [[7, 8, 9, 10], [0, 9, 9, 9], [1, 2, 9, 9]]], "first goes what is not shown"
 
 
 def test_write_from_a_page(chromium: Any, page: Page, dd: DataDict) -> None:
