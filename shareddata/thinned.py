@@ -2,7 +2,8 @@
 
 It knows times and numbers. It must not know records, or how anything is drawn. Invariants:
 
-1. What is kept shows each column's least and greatest value of every stretch of time.
+1. What is kept shows each column's least and greatest value of every stretch of time, in the order in which they came:
+   what falls is seen to fall.
 2. Memory is bounded, however many points come; they are looked at once, in order.
 """
 
@@ -15,8 +16,8 @@ _MOST = 1e300  # of which there are still twice as large ones: a range of a plot
 class Thinned:
     """Points of which only so many are kept as can be told apart, while they come in.
 
-    When there are too many, stretches of them are put together: two points each, one with each field's least value of
-    the stretch, one with its greatest. Stretches grow as more points come.
+    When there are too many, stretches of them are put together: two points each, with each field's least value of the
+    stretch and its greatest. Stretches grow as more points come.
 
     Args:
         most: how many points are kept at most.
@@ -54,13 +55,19 @@ class Thinned:
 
 
 def _extremes(rows: Sequence[Sequence[float | None]]) -> list[Sequence[float | None]]:
-    """Return two points that stand for several: the least and the greatest of each value."""
+    """Return two points that stand for several: the least and the greatest of each value, as they came."""
     if len(rows) < 2:
         return list(rows)
-    known = [[value for value in column if value is not None] for column in list(zip(*rows))[1:]]
-    least = [min(column, default=None) for column in known]
-    greatest = [max(column, default=None) for column in known]
-    return [[rows[0][0], *least], [rows[-1][0], *greatest]]
+    ends = [_ends(column) for column in list(zip(*rows))[1:]]
+    return [[rows[0][0], *(first for first, _ in ends)], [rows[-1][0], *(last for _, last in ends)]]
+
+
+def _ends(column: Sequence[float | None]) -> tuple[float | None, float | None]:
+    known = [value for value in column if value is not None]
+    if not known:
+        return None, None
+    least, greatest = min(known), max(known)
+    return (least, greatest) if known.index(least) < known.index(greatest) else (greatest, least)
 
 
 def drawable(value: Any) -> float | None:

@@ -64,7 +64,7 @@ export class Points {
     for (const each of [this.times, ...this.values]) each.splice(0, count);
   }
 
-  /** Put points together: of each four two are left, one with each field's least value and one with its greatest. */
+  /** Put points together: of each four two are left, with each field's least value and its greatest. */
   thin() {
     const { times, values } = this, thinned = [[], ...values.map(() => [])];
     for (let i = 0; i < times.length; i += 4) {
@@ -101,10 +101,12 @@ export class Points {
   }
 }
 
-/** Return the least and the greatest of some values; null where there are none. */
+/** Return the least and the greatest of some values, as they came; null where there are none. */
 function extremes(column) {
   const known = column.filter((value) => value !== null);
-  return known.length ? [Math.min(...known), Math.max(...known)] : [null, null];
+  if (!known.length) return [null, null];
+  const least = Math.min(...known), greatest = Math.max(...known);
+  return known.indexOf(least) < known.indexOf(greatest) ? [least, greatest] : [greatest, least];
 }
 
 /** One field's plot, with its title and what it shows under the pointer. */

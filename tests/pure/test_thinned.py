@@ -33,9 +33,20 @@ def test_each_pair_stands_for_a_stretch(column: list[float | None]) -> None:
     rows, stretch = thinned.rows(), thinned.stretch
     for i in range(0, len(column) // stretch * 2, 2):
         part = [v for v in column[i // 2 * stretch : (i // 2 + 1) * stretch] if v is not None]
-        assert (rows[i][1], rows[i + 1][1]) == (min(part, default=None), max(part, default=None))
+        assert {rows[i][1], rows[i + 1][1]} == {min(part, default=None), max(part, default=None)}
 
 
 def test_what_has_no_place_on_a_plot() -> None:
     assert [drawable(each) for each in (math.nan, math.inf, -1.7e308, 10**400)] == [None] * 4
     assert [drawable(each) for each in (-1.5, 10**18, True, 5e-324)] == [-1.5, 1e18, 1.0, 5e-324]
+
+
+def test_what_falls_is_seen_to_fall() -> None:
+    """Also where nothing came for a while: a counter that began anew did so behind the silence."""
+    thinned = Thinned(16)
+    for ts in range(1000):
+        thinned.add([float(ts if ts < 502 else ts + 10000), float(-ts), float(ts if ts < 502 else ts - 502)])
+    rows = thinned.rows()
+    assert [row[1] for row in rows] == sorted((row[1] for row in rows), reverse=True)
+    rest = [row[2] for row in rows if row[0] > 10000]
+    assert max(rest[:2]) < 501, "behind the silence nothing is as great as before"
