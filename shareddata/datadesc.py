@@ -253,7 +253,7 @@ def same(one: tuple[Any, ...] | None, other: tuple[Any, ...] | None) -> bool:
     >>> same((1.0, "HDL", float("nan")), (1.0, "HDL", float("nan"))), same((1.0,), None)
     (True, False)
     """
-    if one is None or other is None:
+    if one is other or one is None or other is None:
         return one is other
     try:
         return len(one) == len(other) and all(map(_alike, one, other))
