@@ -374,9 +374,10 @@ def test_pages_follow_what_is_described(chromium: Any, shm: SharedMemory) -> Non
             write(dd, "LONG", digits=10**300, note="ü" * 5000)
             window.goto(f"{page.url}record/LONG")
             window.get_by_text("1000000").wait_for()
+            fits = "document.documentElement.scrollWidth <= innerWidth"
             for width in (1280, 360):
                 window.set_viewport_size({"width": width, "height": 800})
-                assert window.evaluate("document.documentElement.scrollWidth") <= width
+                eventually(lambda: window.evaluate(fits), message="plots of the new width")
                 assert window.evaluate(
                     "[...document.querySelectorAll('.fields td')].every((cell) => cell.getBoundingClientRect().right"
                     " <= cell.closest('table').getBoundingClientRect().right)"

@@ -214,7 +214,7 @@ def test_no_group(shm: SharedMemory) -> None:
 
 
 def test_nothing_is_described(shm: SharedMemory) -> None:
-    with DataDict("reader", shm) as dd, pytest.raises(UnknownData, match="python -m shareddata -i INIT_MSG"):
+    with DataDict("reader", shm) as dd, pytest.raises(UnknownData, match="run `shareddata init FILE...`"):
         dd.set_datas_to_read(["LEFT"])
 
 
