@@ -313,7 +313,7 @@ class Feed:
     def _take_views(self, views: dict[str, View], states: dict[str, bytes], trouble: str) -> None:
         before, self.views = self.views, views
         news = {name: state for name, state in states.items() if self._states.get(name, (0, b""))[1] != state}
-        if [view.record for view in views.values()] != [view.record for view in before.values()]:
+        if not self.described or [each.record for each in views.values()] != [each.record for each in before.values()]:
             self.described = pageview.fingerprint(view.record for view in views.values())
         elif not news and trouble == self.trouble:
             return

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import browser
-from shareddata import DataDict, SharedMemory, TSLog, pageapp
+from shareddata import DataDict, SharedMemory, TSLog, pageapp, pagefeed, pagerooms
 from shareddata.frames import FrameFile
 from shareddata.page import Page
 from shareddata.sensors import SensorWriter
@@ -389,8 +389,10 @@ def test_pages_follow_what_is_described(chromium: Any, shm: SharedMemory) -> Non
 
 
 def test_names_that_are_no_text_are_shown_and_nothing_is_loaded_forever(
-    chromium: Any, page: Page, dd: DataDict, client: Any
+    chromium: Any, page: Page, dd: DataDict, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pagerooms, "_LOGS_EVERY", 0.1)
+    monkeypatch.setattr(pagefeed, "_LOGS_FOR", 0.1)
     with TSLog("tank/fast", ["f"], shm=dd.shm) as log, FrameFile("camera", dd.shm, mode="w") as frames:
         log.store(1.0)
         log.commit()
