@@ -458,6 +458,8 @@ class Connection:
                 self.guarded = self._answer()
             self.invalidated = False  # it knows of all that was pushed before it
             if self.listening:
+                if type(answer) is list and _Push in map(type, answer):
+                    answer = self._parted(answer)
                 self.covered, self.messages = self.messages, []
             if self._has_data():
                 self._leftover()
@@ -683,6 +685,20 @@ class Connection:
                 self._feed(self._receive())
                 reply = self._parse()
         return reply
+
+    def _parted(self, answer: Sequence[Any]) -> list[Any]:
+        """Return EXEC's answers without what was pushed between them.
+
+        Redis before 7.2 pushes that a record expires as it is read into the middle of EXEC's answer, where it counts as
+        one of the commands' answers; as many come behind.
+        """
+        found = []
+        for each in answer:
+            if type(each) is _Push:
+                self._push(each)
+            else:
+                found.append(each)
+        return found + [self._answer() for _ in range(len(answer) - len(found))]
 
     def _stranger(self, what: str) -> ServerSetupError:
         return ServerSetupError(

@@ -1,5 +1,6 @@
 """What wakes a listener, and what does not."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -125,6 +126,30 @@ def test_a_flush_that_expires_wakes_once(dd: DataDict) -> None:
         dd.flush()
         assert next(listener)[0].number == number
         assert list(listener) == []
+
+
+@pytest.mark.parametrize("size", [1, 21_800, 65_000])
+def test_a_record_that_expires_as_it_is_read(own_server: Callable[..., OwnServer], kind: str, size: int) -> None:
+    """Redis before 7.2 tells of it in the middle of the answer, which may come in several pieces."""
+    server = own_server(kind)
+    with server.client() as client, SharedMemory(url=server.url) as shm, DataDict("PROGRAM", shm) as dd:
+        client.config_set("hz", 1)  # a record goes when somebody looks at it, seldom before
+        shm.init(PAIR, {"LAST": PAIR["LEFT"]})
+        left, right, last = dd.set_datas_to_write(["LEFT", "RIGHT", "LAST"])
+        last.set(7, "x" * size)
+        listener = dd.listen_to_datas(["LEFT", "RIGHT", "LAST"], pattern="*", timeout=5)
+        opened = listener._connection.opened
+        for number in range(10):
+            right.set(number=number, expire=0.01)
+            left.set(number=2 * number)
+            dd.flush()
+            time.sleep(0.02)  # that time goes by
+            left.set(number=2 * number + 1)
+            dd.flush()
+            while (group := next(listener))[0].number != 2 * number + 1:
+                pass
+            assert group[1] is None and (group[2].number, len(group[2].text)) == (7, size)
+        assert listener._connection.opened == opened, "no answer was taken for something else"
 
 
 def test_the_initialisation_wakes(dd: DataDict, client: redis.Redis) -> None:
