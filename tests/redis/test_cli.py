@@ -726,7 +726,8 @@ def test_new_runs_at_once(call: Call, url: str, tmp_path: Path, monkeypatch: pyt
             shown = [reader.stdout.readline() for _ in range(3)]
             assert all(re.fullmatch(r"\d+: level \d\.\d\d\d m( \(out of limits\))?\n", line) for line in shown), shown
             handler.send_signal(signal.SIGTERM)
-            assert (handler.communicate(timeout=20)[0], handler.returncode) == ("", 0)
+            said = handler.communicate(timeout=20)[0].splitlines()
+            assert ([line for line in said if "cannot keep up" not in line], handler.returncode) == ([], 0)
             reader.send_signal(signal.SIGINT)
             assert (reader.communicate(timeout=20)[0].replace(shown[-1], "").count("Traceback"), reader.returncode) == (
                 0,
