@@ -29,21 +29,17 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar
 
-try:
-    from greenlet import getcurrent, greenlet
-except ModuleNotFoundError:
-    raise ModuleNotFoundError(
-        "shareddata.aio needs greenlet, which is not installed: pip install 'shareddata[aio]'", name="greenlet"
-    ) from None
-
 from shareddata import datadict, memory
 from shareddata.clock import ServerClock
 from shareddata.connection import Connection
 from shareddata.datadesc import Record
 from shareddata.eras import Era
+from shareddata.extras import needed
 from shareddata.listen import Listener as SyncListener
 from shareddata.stream import Follower as SyncFollower
 from shareddata.wire import Layout
+
+_greenlets = needed("greenlet", "shareddata.aio needs", "aio")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,7 +63,7 @@ async def _run(function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
     if time.monotonic() - getattr(_turns, "last", 0.0) > _TURN:
         await asyncio.sleep(0)
         _turns.last = time.monotonic()
-    task = greenlet(lambda: function(*args, **named))
+    task = _greenlets.greenlet(lambda: function(*args, **named))
     result = task.switch()
     while not task.dead:
         try:
@@ -81,7 +77,7 @@ async def _run(function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
 
 def _wait(awaitable: Coroutine[Any, Any, T]) -> T:
     """Wait, in code that `_run` runs."""
-    runner = getcurrent().parent
+    runner = _greenlets.getcurrent().parent
     if runner is None:
         awaitable.close()
         raise RuntimeError("this connection is an event loop's: use it in coroutines of shareddata.aio")
@@ -202,7 +198,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 def _aside(pool: Executor, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
     """Call what waits on the memory's own connection: in a worker thread, where `_run` runs the caller."""
-    if getcurrent().parent is None:
+    if _greenlets.getcurrent().parent is None:
         return function(*args, **named)
     return _wait(_work(pool, function, *args, **named))
 

@@ -13,13 +13,12 @@ from shareddata import table
 from shareddata.errors import SharedDataError, UnknownData
 from shareddata.frames import FrameFile, files
 from shareddata.memory import SharedMemory
-from shareddata.picture import encoded
+from shareddata.picture import Pictures
 
 MOST_FILES = 24
 """Frame files of which more than the name is shown: those that were written last."""
 
 _MOST_PIXELS = 1 << 26  # of a frame that is shown
-_PICTURES = 32  # that are remembered
 
 
 class FrameFiles:
@@ -29,7 +28,7 @@ class FrameFiles:
         self._shm = shm
         self._lock = threading.Lock()
         self._open: dict[str, FrameFile] = {}
-        self._pictures: dict[tuple[str, str], tuple[Any, bytes]] = {}
+        self._pictures = Pictures()
 
     def close(self) -> None:
         """Close all files."""
@@ -100,14 +99,8 @@ class FrameFiles:
                 dataset = None
             if dataset is None or not is_picture(dataset) or (place := newest(dataset)) is None:
                 raise UnknownData(f"frame file {table.clean(name)}: no picture in {table.clean(path)!r}")
-            key = (file.generation, place, file.state, dataset.shape)
-            known = self._pictures.pop((name, path), None)
-            if known is None or known[0] != key or not place:
-                known = key, encoded(dataset[place])
-            self._pictures[name, path] = known  # the newest is the last
-            while len(self._pictures) > _PICTURES:
-                del self._pictures[next(iter(self._pictures))]
-            return known[1]
+            state = (file.generation, place, file.state, dataset.shape) if place else None
+            return self._pictures.get((name, path), state, lambda: dataset[place])
 
 
 def _dataset(file: FrameFile, path: str) -> dict[str, Any]:

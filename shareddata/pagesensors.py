@@ -16,7 +16,7 @@ from shareddata import table
 from shareddata.codec import numpy
 from shareddata.errors import SharedDataError, UnknownData
 from shareddata.memory import SharedMemory
-from shareddata.picture import encoded
+from shareddata.picture import Pictures
 from shareddata.sensorvalues import Listed, SensorValues, Size, listed
 
 MOST_VALUES = 200
@@ -26,7 +26,6 @@ _LARGEST = 1 << 22  # bytes of a sensor's value that is read in order to be show
 _LONGEST = 160  # characters of a value
 _FEW = 8  # elements of an array that is shown whole
 _LEAST_SIDE = 16  # an array that is smaller is a table
-_PICTURES = 32  # that are remembered
 
 
 class Sensors:
@@ -36,7 +35,7 @@ class Sensors:
         self._shm = shm
         self._known: dict[str, tuple[Listed, dict[str, Any]]] = {}
         self._lock = threading.Lock()
-        self._pictures: dict[tuple[str, str], tuple[Listed, bytes]] = {}
+        self._pictures = Pictures()
 
     def look(self) -> dict[str, Any]:
         """Return the sensors in order of creation; those that were not written since are not read again.
@@ -79,19 +78,20 @@ class Sensors:
 
         Redis: HGET.
         """
+        none = UnknownData(f"sensor {table.clean(name)}: no picture in {table.clean(value)!r}")
+
+        def take() -> Any:
+            with closing(SensorValues(self._shm, name)) as store:
+                array = store.glance(_LARGEST, value).get(value)
+            if not is_picture(array):
+                raise none
+            return array
+
         with self._lock:
             sensor, _ = self._known.get(name, (None, None))
-            known = self._pictures.pop((name, value), None)
-            if sensor is not None and (known is None or known[0] != sensor):
-                with closing(SensorValues(self._shm, name)) as store:
-                    array = store.glance(_LARGEST, value).get(value)
-                known = (sensor, encoded(array)) if is_picture(array) else None
-            if known is None:
-                raise UnknownData(f"sensor {table.clean(name)}: no picture in {table.clean(value)!r}")
-            self._pictures[name, value] = known  # the newest is the last
-            while len(self._pictures) > _PICTURES:
-                del self._pictures[next(iter(self._pictures))]
-            return known[1]
+            if sensor is None:
+                raise none
+            return self._pictures.get((name, value), sensor, take)
 
 
 def is_picture(value: Any) -> bool:

@@ -4,12 +4,39 @@ It knows arrays of numbers. It must not know what they are of. Invariant: whatev
 it; what is not finite is black or white.
 """
 
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from shareddata import png
 from shareddata.codec import numpy
 
 _SIDE = 1024  # pixels of a picture's longer side at most
+_REMEMBERED = 32
+
+
+class Pictures:
+    """Pictures that were asked for, each remembered until it is of something else; for one thread at a time."""
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, tuple[object, bytes]] = {}
+
+    def get(self, name: Hashable, state: object, take: Callable[[], Any]) -> bytes:
+        """Return a picture as a PNG file.
+
+        Args:
+            name: which one.
+            state: what the picture is of: the same one is good as long as this is equal; None for never.
+            take: returns the array.
+
+        Redis: none.
+        """
+        known = self._known.pop(name, None)
+        if known is None or state is None or known[0] != state:
+            known = state, encoded(take())
+        self._known[name] = known  # the newest is the last
+        while len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
+        return known[1]
 
 
 def encoded(frame: Any) -> bytes:
