@@ -5,14 +5,12 @@ It knows what each command is for; it must not know keys, sockets or how anythin
 1. What needs an extra is imported when it is used, and its absence named with the remedy.
 """
 
-import importlib
 import math
 import os
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from shareddata import arguments, demo, descfile, interface, plot, rowsources, stubs, uses
@@ -20,6 +18,7 @@ from shareddata.columns import write_whole
 from shareddata.command import UsageError, Where, command
 from shareddata.datadesc import Record
 from shareddata.errors import SharedDataError
+from shareddata.extras import needed
 from shareddata.memory import SharedMemory
 
 _TOKEN = "SHAREDDATA_PAGE_TOKEN"
@@ -66,16 +65,13 @@ def page_(
             pass  # the usual way to end it
 
 
-def _page() -> ModuleType:
+def _page() -> Any:
     """Return the page's module.
 
     Raises:
         ModuleNotFoundError: what it needs is not installed; the message holds the remedy.
     """
-    try:
-        return importlib.import_module("shareddata.page")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"the page needs {error.name}: pip install 'shareddata[web]'") from None
+    return needed("shareddata.page", "the page needs", "web")
 
 
 def demo_page(seconds: float | None, logs: str | None) -> None:
@@ -96,7 +92,7 @@ def demo_page(seconds: float | None, logs: str | None) -> None:
     print(f"Done; nothing of it runs any more. The CSV logs are in {folder}")
 
 
-def _opened(page: ModuleType, shm: SharedMemory) -> Any:
+def _opened(page: Any, shm: SharedMemory) -> Any:
     """Return a page at the usual port, or at one that is free."""
     try:
         return page.Page(shm)
